@@ -1,0 +1,350 @@
+// The only file that knows Node-API. It checks the kinds of arguments, turns them into plain views,
+// calls the device, and turns a failed status into a JavaScript error with a code. One wrapped
+// object, Device; everything else crosses as numbers and typed arrays. There is no state outside the
+// object, so the addon loads in any number of threads.
+#include "device.h"
+
+#include <algorithm>
+#include <cmath>
+#include <napi.h>
+#include <sys/sysinfo.h>
+#include <thread>
+
+namespace {
+
+using ring::Code;
+using ring::Status;
+
+const char* code_name(Code code) {
+  switch (code) {
+#define RING_CASE(name, value) \
+  case Code::name:             \
+    return #name;
+    RING_CODES(RING_CASE)
+#undef RING_CASE
+  }
+  return "unknown";
+}
+
+Napi::Error to_error(Napi::Env env, const Status& status) {
+  Napi::Error error = Napi::Error::New(env, status.text);
+  error.Set("code", Napi::String::New(env, code_name(status.code)));
+  error.Set("tensor", Napi::Number::New(env, static_cast<double>(status.tensor)));
+  return error;
+}
+
+void require(Napi::Env env, const Status& status) {
+  if (status.failed()) throw to_error(env, status);
+}
+
+[[noreturn]] void refuse(Napi::Env env, const char* name, const char* expected) {
+  throw to_error(env, ring::failure(Code::bad_argument, "%s must be %s", name, expected));
+}
+
+template <typename Array>
+Array array_of(Napi::Env env, Napi::Value value, napi_typedarray_type type, const char* name,
+               const char* kind) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) {
+    refuse(env, name, kind);
+  }
+  return value.As<Array>();
+}
+
+Napi::Int32Array int32s(Napi::Env env, Napi::Value value, const char* name) {
+  return array_of<Napi::Int32Array>(env, value, napi_int32_array, name, "an Int32Array");
+}
+Napi::Uint32Array uint32s(Napi::Env env, Napi::Value value, const char* name) {
+  return array_of<Napi::Uint32Array>(env, value, napi_uint32_array, name, "a Uint32Array");
+}
+Napi::Uint16Array uint16s(Napi::Env env, Napi::Value value, const char* name) {
+  return array_of<Napi::Uint16Array>(env, value, napi_uint16_array, name, "a Uint16Array");
+}
+Napi::Float32Array float32s(Napi::Env env, Napi::Value value, const char* name) {
+  return array_of<Napi::Float32Array>(env, value, napi_float32_array, name, "a Float32Array");
+}
+Napi::Float64Array float64s(Napi::Env env, Napi::Value value, const char* name) {
+  return array_of<Napi::Float64Array>(env, value, napi_float64_array, name, "a Float64Array");
+}
+
+Napi::Object object_of(Napi::Env env, Napi::Value value, const char* name) {
+  if (!value.IsObject()) refuse(env, name, "an object");
+  return value.As<Napi::Object>();
+}
+
+double number(Napi::Object object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  if (!value.IsNumber() || !std::isfinite(value.As<Napi::Number>().DoubleValue())) {
+    refuse(object.Env(), name, "a finite number");
+  }
+  return value.As<Napi::Number>().DoubleValue();
+}
+
+int32_t integer(Napi::Object object, const char* name) {
+  const double value = number(object, name);
+  if (value != std::floor(value) || std::abs(value) > 0x1p31 - 1) {
+    refuse(object.Env(), name, "a whole number of at most 31 bits");
+  }
+  return static_cast<int32_t>(value);
+}
+
+int32_t integer(Napi::Env env, Napi::Value value, const char* name) {
+  if (!value.IsNumber()) refuse(env, name, "a number");
+  return value.As<Napi::Number>().Int32Value();
+}
+
+ring::Shape read_shape(Napi::Object o) {
+  ring::Shape s{};
+  s.layers = integer(o, "layers");
+  s.hidden = integer(o, "hidden");
+  s.heads = integer(o, "heads");
+  s.kv_heads = integer(o, "kvHeads");
+  s.head_dim = integer(o, "headDim");
+  s.rotary_dim = integer(o, "rotaryDim");
+  s.experts = integer(o, "experts");
+  s.top_k = integer(o, "topK");
+  s.groups = integer(o, "groups");
+  s.groups_kept = integer(o, "groupsKept");
+  s.first_moe_layer = integer(o, "firstMoeLayer");
+  s.vocabulary = integer(o, "vocabulary");
+  s.sampleable = integer(o, "sampleable");
+  s.routed_scale = static_cast<float>(number(o, "routedScale"));
+  s.epsilon = static_cast<float>(number(o, "epsilon"));
+  s.rope_magnitude = static_cast<float>(number(o, "ropeMagnitude"));
+  return s;
+}
+
+ring::Limits read_limits(Napi::Object o) {
+  ring::Limits l{};
+  l.step_tokens = integer(o, "stepTokens");
+  l.parts = integer(o, "parts");
+  l.context = integer(o, "context");
+  l.kv_blocks = integer(o, "kvBlocks");
+  l.kv_block_tokens = integer(o, "kvBlockTokens");
+  l.kv_dtype = static_cast<ring::Dtype>(integer(o, "kvDtype"));
+  l.threads = integer(o, "threads");
+  return l;
+}
+
+class Device : public Napi::ObjectWrap<Device> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "Device",
+                       {InstanceMethod("open", &Device::open), InstanceMethod("begin", &Device::begin),
+                        InstanceMethod("advance", &Device::advance), InstanceMethod("mix", &Device::mix),
+                        InstanceMethod("stage", &Device::stage), InstanceMethod("poll", &Device::poll),
+                        InstanceMethod("sample", &Device::sample), InstanceMethod("close", &Device::close),
+                        InstanceMethod("describe", &Device::describe)});
+  }
+
+  explicit Device(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Device>(info) {}
+
+ private:
+  Napi::Value open(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const Napi::Object o = object_of(env, info[0], "layout");
+    ring::Layout layout;
+    layout.shape = read_shape(object_of(env, o.Get("shape"), "layout.shape"));
+    layout.limits = read_limits(object_of(env, o.Get("limits"), "layout.limits"));
+    if (!o.Get("files").IsArray()) refuse(env, "layout.files", "an array");
+    const Napi::Array files = o.Get("files").As<Napi::Array>();
+    for (uint32_t i = 0; i < files.Length(); ++i) {
+      const Napi::Object file = object_of(env, files.Get(i), "layout.files entry");
+      if (!file.Get("path").IsString()) refuse(env, "layout.files path", "a string");
+      const double bytes = number(file, "sizeBytes");
+      if (bytes < 1 || bytes > 0x1p53) refuse(env, "layout.files sizeBytes", "a size");
+      layout.files.push_back({file.Get("path").As<Napi::String>().Utf8Value(), static_cast<uint64_t>(bytes)});
+    }
+    const auto rope = float32s(env, o.Get("ropeInverse"), "layout.ropeInverse");
+    layout.rope_inverse.assign(rope.Data(), rope.Data() + rope.ElementLength());
+    const auto tensors = float64s(env, o.Get("tensors"), "layout.tensors");
+    const auto experts = float64s(env, o.Get("expertTensors"), "layout.expertTensors");
+    auto control = int32s(env, o.Get("control"), "layout.control");
+    layout.tensors = tensors.Data();
+    layout.tensor_values = tensors.ElementLength();
+    layout.expert_tensors = experts.Data();
+    layout.expert_tensor_values = experts.ElementLength();
+    layout.lockstep = o.Get("lockstep").ToBoolean();
+    static_assert(sizeof(std::atomic<int32_t>) == sizeof(int32_t));
+    layout.control = reinterpret_cast<std::atomic<int32_t>*>(control.Data());
+    layout.control_words = control.ElementLength();
+    require(env, device_.open(layout));
+    // The device reads cancel flags until it is closed.
+    control_ = Napi::Persistent(static_cast<Napi::Object>(control));
+    return env.Undefined();
+  }
+
+  Napi::Value begin(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const Napi::Object o = object_of(env, info[0], "batch");
+    const auto part = int32s(env, o.Get("part"), "batch.part");
+    const auto tokens = int32s(env, o.Get("tokens"), "batch.tokens");
+    const auto blocks = int32s(env, o.Get("blocks"), "batch.blocks");
+    const auto sampling = float64s(env, o.Get("sampling"), "batch.sampling");
+    const auto history = int32s(env, o.Get("history"), "batch.history");
+    const auto bias_ids = int32s(env, o.Get("biasIds"), "batch.biasIds");
+    const auto bias_values = float32s(env, o.Get("biasValues"), "batch.biasValues");
+    const auto masks = uint32s(env, o.Get("masks"), "batch.masks");
+    const int32_t parts = integer(o, "parts");
+    if (parts < 0 || part.ElementLength() < static_cast<size_t>(parts) * ring::part_field::count) {
+      refuse(env, "batch.part", "as long as its parts ask for");
+    }
+    if (bias_ids.ElementLength() != bias_values.ElementLength()) {
+      refuse(env, "batch.biasValues", "as long as batch.biasIds");
+    }
+    const ring::BatchView batch = {
+        parts,           part.Data(),      tokens.Data(),      tokens.ElementLength(),
+        blocks.Data(),   blocks.ElementLength(), sampling.Data(), sampling.ElementLength(),
+        history.Data(),  history.ElementLength(), bias_ids.Data(), bias_values.Data(),
+        bias_ids.ElementLength(), masks.Data(), masks.ElementLength()};
+    int32_t id = 0;
+    require(env, device_.begin(batch, &id));
+    return Napi::Number::New(env, id);
+  }
+
+  Napi::Value advance(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const int32_t id = integer(env, info[0], "step");
+    auto stop = int32s(env, info[1], "stop");
+    ring::Reason reason = ring::Reason::done;
+    require(env, device_.advance(id, &reason, stop.Data(), stop.ElementLength()));
+    return Napi::Number::New(env, static_cast<int32_t>(reason));
+  }
+
+  Napi::Value mix(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const int32_t id = integer(env, info[0], "step");
+    const auto places = int32s(env, info[1], "places");
+    require(env, device_.mix(id, places.Data(), places.ElementLength()));
+    return env.Undefined();
+  }
+
+  Napi::Value stage(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const auto orders = int32s(env, info[0], "orders");
+    require(env, device_.stage(orders.Data(), orders.ElementLength()));
+    return env.Undefined();
+  }
+
+  Napi::Value poll(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    int32s(env, info[0], "events");
+    int32_t count = 0;
+    require(env, device_.poll(&count));
+    return Napi::Number::New(env, count);
+  }
+
+  Napi::Value sample(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const int32_t id = integer(env, info[0], "step");
+    const Napi::Object o = object_of(env, info[1], "outcome");
+    auto next = int32s(env, o.Get("next"), "outcome.next");
+    auto logprobs = float32s(env, o.Get("logprobs"), "outcome.logprobs");
+    auto top_ids = int32s(env, o.Get("topIds"), "outcome.topIds");
+    auto top_logprobs = float32s(env, o.Get("topLogprobs"), "outcome.topLogprobs");
+    ring::OutcomeView view{};
+    size_t rows = std::min(next.ElementLength(), logprobs.ElementLength());
+    view.head.top_count = integer(o, "topCount");
+    if (view.head.top_count < 0 || view.head.top_count > ring::limit::top_logprobs_max) {
+      refuse(env, "outcome.topCount", "from 0 to 1024");
+    }
+    if (view.head.top_count > 0) {
+      const size_t top = std::min(top_ids.ElementLength(), top_logprobs.ElementLength());
+      rows = std::min(rows, top / static_cast<size_t>(view.head.top_count));
+    }
+    view.head.next = next.Data();
+    view.head.logprobs = logprobs.Data();
+    view.head.top_ids = top_ids.Data();
+    view.head.top_logprobs = top_logprobs.Data();
+    const Napi::Value logits = o.Get("logits");
+    if (!logits.IsUndefined()) {
+      auto array = float32s(env, logits, "outcome.logits");
+      view.head.logits = array.Data();
+      rows = std::min(rows, array.ElementLength() / static_cast<size_t>(device_.vocabulary()));
+    }
+    const Napi::Value experts = o.Get("experts");
+    if (!experts.IsUndefined()) {
+      auto ids = uint16s(env, experts, "outcome.experts");
+      auto weights = float32s(env, o.Get("weights"), "outcome.weights");
+      view.experts = ids.Data();
+      view.weights = weights.Data();
+      view.routing_length = std::min(ids.ElementLength(), weights.ElementLength());
+    }
+    view.head.rows = static_cast<int32_t>(std::min<size_t>(rows, 0x7fffffff));
+    ring::Reason reason = ring::Reason::done;
+    Status why;
+    require(env, device_.sample(id, &reason, view, &why));
+    if (why.failed()) o.Set("message", Napi::String::New(env, why.text));
+    return Napi::Number::New(env, static_cast<int32_t>(reason));
+  }
+
+  Napi::Value close(const Napi::CallbackInfo& info) {
+    device_.close();
+    control_.Reset();
+    return info.Env().Undefined();
+  }
+
+  Napi::Value describe(const Napi::CallbackInfo& info) {
+    return Napi::String::New(info.Env(), device_.describe());
+  }
+
+  ring::Device device_;
+  Napi::ObjectReference control_;
+};
+
+// What this machine has; touches nothing.
+Napi::Value probe(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  struct sysinfo facts {};
+  sysinfo(&facts);
+  Napi::Object machine = Napi::Object::New(env);
+  machine.Set("cores", Napi::Number::New(env, std::thread::hardware_concurrency()));
+  machine.Set("memoryBytes", Napi::Number::New(env, static_cast<double>(facts.totalram) * facts.mem_unit));
+  machine.Set("instructionSet", Napi::String::New(env, ring::best_instruction_set()));
+  return machine;
+}
+
+void put(Napi::Object table, const char* group, const char* name, int value) {
+  table.Set(std::string(group) + "." + name, Napi::Number::New(table.Env(), value));
+}
+
+Napi::Object contract(Napi::Env env) {
+  Napi::Object table = Napi::Object::New(env);
+  put(table, "contract", "version", ring::kContractVersion);
+#define RING_PUT(group, list)                                      \
+  do {                                                             \
+    const char* name_of_group = group;                             \
+    list(RING_PUT_ENTRY)                                           \
+  } while (0);
+#define RING_PUT_ENTRY(name, value) put(table, name_of_group, #name, value);
+  RING_PUT("reason", RING_REASONS)
+  RING_PUT("code", RING_CODES)
+  RING_PUT("dtype", RING_DTYPES)
+  RING_PUT("scale_kind", RING_SCALE_KINDS)
+  RING_PUT("tensor_field", RING_TENSOR_FIELDS)
+  RING_PUT("outer_tensor", RING_OUTER_TENSORS)
+  RING_PUT("layer_tensor", RING_LAYER_TENSORS)
+  RING_PUT("expert_tensor", RING_EXPERT_TENSORS)
+  RING_PUT("part_field", RING_PART_FIELDS)
+  RING_PUT("rows", RING_ROWS)
+  RING_PUT("sampling_field", RING_SAMPLING_FIELDS)
+  RING_PUT("control", RING_CONTROL)
+  RING_PUT("stop_field", RING_STOP_FIELDS)
+  RING_PUT("order_field", RING_ORDER_FIELDS)
+  RING_PUT("event_field", RING_EVENT_FIELDS)
+  RING_PUT("tier", RING_TIERS)
+  RING_PUT("limit", RING_LIMITS)
+#undef RING_PUT
+#undef RING_PUT_ENTRY
+  return table;
+}
+
+Napi::Object initialise(Napi::Env env, Napi::Object exports) {
+  exports.Set("contract", contract(env));
+  exports.Set("probe", Napi::Function::New(env, probe));
+  exports.Set("Device", Device::define(env));
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(ring_native, initialise)

@@ -1,0 +1,97 @@
+// What a compute backend provides: a table of plain functions over plain data, so that a backend
+// can live in a shared library opened at run time. The device owns the order of the calls; a
+// backend owns activations, KV and kernels, and decides nothing about experts. All functions are
+// called from the one thread that opened the device.
+#pragma once
+#include "model.h"
+#include "status.h"
+
+namespace ring {
+
+struct Limits {
+  int32_t step_tokens;      // most tokens of one step
+  int32_t parts;            // most parts of one step
+  int32_t context;          // most positions of one sequence
+  int32_t kv_blocks;        // KV blocks in all
+  int32_t kv_block_tokens;  // tokens of one KV block
+  Dtype kv_dtype;           // bf16 or f32
+  int32_t threads;          // compute threads, 0: as many as the machine has
+};
+
+// A run of consecutive tokens of one sequence, as begin() received it.
+struct Part {
+  int32_t first_token;  // index of its first token in the step
+  int32_t tokens;
+  int32_t position;     // of its first token in the sequence
+  Rows rows;
+  int32_t sequence;     // index of its cancel flag
+  int32_t target;       // the token that follows the part, for log-probabilities; -1: none
+  bool sampled;         // whether the last row draws a token
+  const int32_t* blocks;  // KV blocks of the sequence, enough for position + tokens
+};
+
+struct StepInput {
+  int32_t tokens;
+  int32_t parts;
+  const int32_t* ids;  // [tokens]
+  const Part* part;    // [parts]
+};
+
+// An expert that the current layer wants and whose weights are in place.
+struct ReadyExpert {
+  int32_t index;  // within its layer
+  const Mlp* weights;
+};
+
+// How one token is drawn. Lists belong to the step and live until it ends.
+struct Sampling {
+  float temperature, top_p, min_p, repetition, presence, frequency;
+  int32_t top_k;
+  uint64_t seed, position;
+  const int32_t* history;  // tokens so far, for the penalties
+  int32_t history_count;
+  int32_t prompt_count;    // of the history, how many were prompt
+  const int32_t* bias_ids;
+  const float* bias_values;
+  int32_t bias_count;
+  const uint32_t* mask;    // one bit per vocabulary id, set: allowed; null: all allowed
+};
+
+// Where the head writes. Row r is the r-th row with logits, in part order.
+struct HeadOutput {
+  int32_t rows;            // capacity of the arrays below
+  int32_t* next;           // [rows] drawn token, or -1
+  float* logprobs;         // [rows] of the drawn token, else of the known next one, else NaN
+  int32_t top_count;
+  int32_t* top_ids;        // [rows][top_count]
+  float* top_logprobs;     // [rows][top_count]
+  float* logits;           // [rows][vocabulary], or null
+};
+
+constexpr uint32_t kBackendVersion = 1;
+
+struct Backend {
+  uint32_t version;
+  const char* name;
+
+  Status (*open)(const Model* model, const Limits* limits, void** self);
+  // Embeds the tokens of a step into its residual stream.
+  Status (*begin)(void* self, int32_t step, const StepInput* input);
+  // Attention and its residual; in dense layers the MLP and its residual too.
+  Status (*attend)(void* self, int32_t step, int32_t layer);
+  // experts, weights: [tokens][top_k], by falling choice score.
+  Status (*route)(void* self, int32_t step, int32_t layer, uint16_t* experts, float* weights);
+  // Computes the routed outputs of these experts. Steps above limit::unordered_tokens hand them
+  // over in rising index, smaller ones in any order.
+  Status (*mix)(void* self, int32_t step, int32_t layer, const ReadyExpert* experts, int32_t count);
+  // Adds routed outputs in rising expert index, then the shared expert, then the residual.
+  Status (*settle)(void* self, int32_t step, int32_t layer);
+  Status (*sample)(void* self, int32_t step, const Sampling* sampling, const HeadOutput* output);
+  // Instruction set or device in use, for people.
+  const char* (*describe)(void* self);
+  void (*close)(void* self);
+};
+
+const Backend* cpu_backend();
+
+}  // namespace ring

@@ -1,0 +1,136 @@
+// Second half of a MoE layer: the routed experts' outputs, and their sum. Small steps keep one
+// output per (token, expert) pair, so experts may be computed in the order in which they arrive and
+// are still added in rising index; large steps get them in rising index and add at once. Both ways
+// give the same bits.
+#include "cpu.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace ring::cpu {
+namespace {
+
+constexpr int kPieceRows = 32;
+
+// The rows of step.pair_input that belong to one expert.
+struct Run {
+  const Mlp* weights;
+  int first;  // row in flight
+  int rows;
+};
+
+// One matrix of every expert of the group over its own rows, shared out in pieces of output rows,
+// so that one expert keeps all threads busy and many do not wait for each other.
+void grouped(Cpu& cpu, const std::vector<Run>& runs, Matrix Mlp::*which, const float* x, float* out) {
+  const Matrix& any = runs.front().weights->*which;
+  const int per_run = (any.rows + kPieceRows - 1) / kPieceRows;
+  cpu.pool.run(per_run * static_cast<int>(runs.size()), [&](int piece, int thread) {
+    const Run& run = runs[piece / per_run];
+    const Matrix& w = run.weights->*which;
+    const int first = piece % per_run * kPieceRows;
+    const int last = std::min(first + kPieceRows, w.rows);
+    cpu.kernels.matmul(w, first, last, x + static_cast<int64_t>(run.first) * w.columns, run.rows,
+                       out + static_cast<int64_t>(run.first) * w.rows, w.rows,
+                       cpu.thread_scratch[thread].data());
+  });
+}
+
+// gate, up, SwiGLU and down of a group of experts whose rows are listed in step.pair_of_row; row r's
+// output lands in `out` row r.
+void compute(Cpu& cpu, StepState& step, const std::vector<Run>& runs, int rows, float* out) {
+  const Shape& s = cpu.shape;
+  cpu.pool.run(rows, [&](int row, int) {
+    const int token = step.pair_of_row[row] / s.top_k;
+    memcpy(&step.pair_input[static_cast<size_t>(row) * s.hidden],
+           &step.normed[static_cast<size_t>(token) * s.hidden], static_cast<size_t>(s.hidden) * 4);
+  });
+  grouped(cpu, runs, &Mlp::gate, step.pair_input.data(), step.pair_gate.data());
+  grouped(cpu, runs, &Mlp::up, step.pair_input.data(), step.pair_up.data());
+  const size_t width = static_cast<size_t>(runs.front().weights->gate.rows);
+  cpu.pool.run(rows, [&](int row, int) {
+    swiglu(&step.pair_gate[row * width], &step.pair_up[row * width], static_cast<int64_t>(width));
+  });
+  grouped(cpu, runs, &Mlp::down, step.pair_gate.data(), out);
+}
+
+// routed[token] += weight * output, for one pair.
+void add_pair(Cpu& cpu, StepState& step, int pair, const float* output) {
+  const size_t hidden = static_cast<size_t>(cpu.shape.hidden);
+  cpu.kernels.add_scaled(step.weights[pair], output, &step.routed[pair / cpu.shape.top_k * hidden],
+                         cpu.shape.hidden);
+}
+
+// The pairs of a token in rising expert index.
+const std::vector<int>& pairs_in_order(const StepState& step, int token, int top_k) {
+  thread_local std::vector<int> pairs;
+  pairs.resize(top_k);
+  for (int k = 0; k < top_k; ++k) pairs[k] = token * top_k + k;
+  std::sort(pairs.begin(), pairs.end(),
+            [&](int a, int b) { return step.experts[a] < step.experts[b]; });
+  return pairs;
+}
+
+}  // namespace
+
+Status mix(Cpu& cpu, StepState& step, int32_t, const ReadyExpert* experts, int32_t count) {
+  const Shape& s = cpu.shape;
+  const int pairs = step.tokens * s.top_k;
+  const bool keeps_pairs = step.tokens <= limit::unordered_tokens;
+  const int capacity = static_cast<int>(step.pair_of_row.size());
+  std::vector<Run> runs;
+  int next = 0;
+  while (next < count) {
+    runs.clear();
+    int rows = 0;
+    for (; next < count; ++next) {
+      const int first = rows;
+      const uint16_t wanted = static_cast<uint16_t>(experts[next].index);
+      const int needed = static_cast<int>(std::count(step.experts.begin(), step.experts.begin() + pairs, wanted));
+      if (rows + needed > capacity) break;  // an expert has at most one row a token: one always fits
+      for (int pair = 0; pair < pairs; ++pair) {
+        if (step.experts[pair] == wanted) step.pair_of_row[rows++] = pair;
+      }
+      if (rows > first) runs.push_back({experts[next].weights, first, rows - first});
+    }
+    if (runs.empty()) return {};
+    // The gathered inputs are free again once gate and up are done, and as wide as the outputs.
+    compute(cpu, step, runs, rows, step.pair_input.data());
+    if (keeps_pairs) {
+      cpu.pool.run(rows, [&](int row, int) {
+        memcpy(&step.pair_output[static_cast<size_t>(step.pair_of_row[row]) * s.hidden],
+               &step.pair_input[static_cast<size_t>(row) * s.hidden], static_cast<size_t>(s.hidden) * 4);
+      });
+    } else {
+      for (const Run& run : runs) {
+        cpu.pool.run(run.rows, [&](int row, int) {
+          add_pair(cpu, step, step.pair_of_row[run.first + row],
+                   &step.pair_input[static_cast<size_t>(run.first + row) * s.hidden]);
+        });
+      }
+    }
+  }
+  return {};
+}
+
+Status settle(Cpu& cpu, StepState& step, int32_t layer) {
+  const Shape& s = cpu.shape;
+  const Mlp& shared = cpu.model.layers[layer].mlp;
+  if (shared.gate.present()) cpu.dense_mlp(step, shared);
+  const bool keeps_pairs = step.tokens <= limit::unordered_tokens;
+  cpu.pool.run(step.tokens, [&](int token, int) {
+    if (keeps_pairs) {
+      for (const int pair : pairs_in_order(step, token, s.top_k)) {
+        add_pair(cpu, step, pair, &step.pair_output[static_cast<size_t>(pair) * s.hidden]);
+      }
+    }
+    const size_t at = static_cast<size_t>(token) * s.hidden;
+    for (int i = 0; i < s.hidden; ++i) {
+      const float routed = shared.gate.present() ? step.routed[at + i] + step.delta[at + i]
+                                                 : step.routed[at + i];
+      step.residual[at + i] += routed;
+    }
+  });
+  return {};
+}
+
+}  // namespace ring::cpu

@@ -1,0 +1,327 @@
+// The door between policy and mechanism: the types of the few calls that cross it, the loading of the
+// addon, and the check that both sides read the same contract. Arguments are numbers and typed arrays;
+// nothing here waits for a promise. Only src/engine may import this file. What may surprise: a step's
+// batch is copied by `begin`, so its arrays may be filled again at once, but `control` stays shared
+// from `open` to `close`, because cancel flags are read while layers run.
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+/** Why `advance` came back; from `done` on the step has ended. */
+export const Reason = {
+  missing: 0,
+  ahead: 1,
+  yield: 2,
+  done: 3,
+  cancelled: 4,
+  failed: 5,
+  lost: 6,
+} as const
+export type Reason = (typeof Reason)[keyof typeof Reason]
+
+/** What a DeviceError is about. */
+export const Code = {
+  ok: 0,
+  bad_argument: 1,
+  not_open: 2,
+  already_open: 3,
+  closed: 4,
+  busy: 5,
+  bad_step: 6,
+  bad_order: 7,
+  bad_tensor: 8,
+  cannot_read: 9,
+  out_of_memory: 10,
+  not_a_number: 11,
+  lost: 12,
+} as const
+
+export const Dtype = { none: 0, f8_e4m3: 1, bf16: 2, f32: 3 } as const
+export const ScaleKind = { none: 0, block: 1, row: 2 } as const
+
+/** Fields of one row of a tensor table; an absent tensor has file -1. */
+export const TensorField = {
+  file: 0,
+  offset: 1,
+  rows: 2,
+  columns: 3,
+  dtype: 4,
+  scale_kind: 5,
+  scale_file: 6,
+  scale_offset: 7,
+  scale_dtype: 8,
+  block_rows: 9,
+  block_columns: 10,
+  count: 11,
+} as const
+
+/** Rows of the dense table: these three, then LayerTensor.count for every layer. */
+export const OuterTensor = { embedding: 0, final_norm: 1, head: 2, count: 3 } as const
+export const LayerTensor = {
+  input_norm: 0,
+  qkv: 1,
+  qkv_bias: 2,
+  query_norm: 3,
+  key_norm: 4,
+  attention_out: 5,
+  attention_out_bias: 6,
+  post_norm: 7,
+  gate: 8,
+  up: 9,
+  down: 10,
+  router: 11,
+  router_bias: 12,
+  count: 13,
+} as const
+/** Rows of the expert table: [MoE layer][expert][matrix]. */
+export const ExpertTensor = { gate: 0, up: 1, down: 2, count: 3 } as const
+
+/** Fields of one part of a batch: consecutive tokens of one sequence. */
+export const PartField = {
+  tokens: 0,
+  position: 1,
+  rows: 2,
+  sequence: 3,
+  blocks: 4,
+  target: 5,
+  sampled: 6,
+  count: 7,
+} as const
+/** For which tokens of a part logits are computed. */
+export const Rows = { none: 0, last: 1, all: 2 } as const
+export type Rows = (typeof Rows)[keyof typeof Rows]
+
+/** Fields of the sampling record of one part. */
+export const SamplingField = {
+  temperature: 0,
+  top_k: 1,
+  top_p: 2,
+  min_p: 3,
+  repetition: 4,
+  presence: 5,
+  frequency: 6,
+  seed_low: 7,
+  seed_high: 8,
+  position: 9,
+  history: 10,
+  prompt: 11,
+  biases: 12,
+  masked: 13,
+  count: 14,
+} as const
+
+/** Words of the control array: progress of open in thousandths, then one cancel flag per sequence. */
+export const Control = { progress: 0, cancel: 1 } as const
+/** What `advance` writes at a stop: layer, number of wanted experts, their indices, rising. */
+export const StopField = { layer: 0, wanted: 1, experts: 2 } as const
+export const OrderField = { expert: 0, from: 1, to: 2, urgency: 3, count: 4 } as const
+export const EventField = { kind: 0, expert: 1, to: 2, code: 3, count: 4 } as const
+export const Tier = { map: 0 } as const
+export const Limit = {
+  slot_bits: 24,
+  steps_open: 2,
+  unordered_tokens: 128,
+  experts_max: 65535,
+  layers_max: 1024,
+  top_logprobs_max: 1024,
+} as const
+
+const contract = {
+  contract: { version: 1 },
+  reason: Reason,
+  code: Code,
+  dtype: Dtype,
+  scale_kind: ScaleKind,
+  tensor_field: TensorField,
+  outer_tensor: OuterTensor,
+  layer_tensor: LayerTensor,
+  expert_tensor: ExpertTensor,
+  part_field: PartField,
+  rows: Rows,
+  sampling_field: SamplingField,
+  control: Control,
+  stop_field: StopField,
+  order_field: OrderField,
+  event_field: EventField,
+  tier: Tier,
+  limit: Limit,
+} as const
+
+/** The error that native throws: `code` for the program, `message` for a person. */
+export interface DeviceError extends Error {
+  readonly code: keyof typeof Code
+  /** Row over both tensor tables that the error is about, or -1. */
+  readonly tensor: number
+}
+
+export function isDeviceError(error: unknown): error is DeviceError {
+  return error instanceof Error && 'code' in error && String(error.code) in Code
+}
+
+/** What this machine has. */
+export interface Machine {
+  readonly cores: number
+  readonly memoryBytes: number
+  readonly instructionSet: string
+}
+
+/** Everything that is decided before a device opens; read during `open` only, except `control`. */
+export interface Layout {
+  readonly files: readonly { readonly path: string; readonly sizeBytes: number }[]
+  readonly shape: {
+    readonly layers: number
+    readonly hidden: number
+    readonly heads: number
+    readonly kvHeads: number
+    readonly headDim: number
+    readonly rotaryDim: number
+    readonly experts: number
+    readonly topK: number
+    readonly groups: number
+    readonly groupsKept: number
+    readonly firstMoeLayer: number
+    readonly vocabulary: number
+    /** Ids from here on are padding and never sampled. */
+    readonly sampleable: number
+    readonly routedScale: number
+    readonly epsilon: number
+    readonly ropeMagnitude: number
+  }
+  readonly limits: {
+    readonly stepTokens: number
+    readonly parts: number
+    /** Most positions of one sequence. */
+    readonly context: number
+    readonly kvBlocks: number
+    readonly kvBlockTokens: number
+    readonly kvDtype: number
+    /** 0: as many as the machine has. */
+    readonly threads: number
+  }
+  /** [rotaryDim / 2] inverse frequencies. */
+  readonly ropeInverse: Float32Array
+  /** Dense table, [OuterTensor.count + layers * LayerTensor.count][TensorField.count]. */
+  readonly tensors: Float64Array
+  /** [MoE layer][expert][ExpertTensor.count][TensorField.count]. */
+  readonly expertTensors: Float64Array
+  /** Stop at every MoE layer: the path of misses, for tests and replay. */
+  readonly lockstep: boolean
+  /** Over a SharedArrayBuffer where another thread may cancel. */
+  readonly control: Int32Array
+}
+
+/** What one step computes. Lists follow each other part after part; the records say how long. */
+export interface Batch {
+  parts: number
+  /** [parts][PartField.count] */
+  part: Int32Array
+  tokens: Int32Array
+  /** KV blocks of every part's sequence, from its first token on. */
+  blocks: Int32Array
+  /** [parts][SamplingField.count] */
+  sampling: Float64Array
+  /** Tokens so far of the parts whose penalties need them. */
+  history: Int32Array
+  biasIds: Int32Array
+  biasValues: Float32Array
+  /** For every masked part ceil(vocabulary / 32) words, bit set: allowed. */
+  masks: Uint32Array
+}
+
+/** What a step gives. Row r is the r-th row with logits, in part order. */
+export interface Outcome {
+  /** [rows] the drawn token, or -1 */
+  next: Int32Array
+  /** [rows] natural log-probability of the drawn token, else of the known following one, else NaN */
+  logprobs: Float32Array
+  topCount: number
+  /** [rows][topCount], most likely first */
+  topIds: Int32Array
+  topLogprobs: Float32Array
+  /** [rows][vocabulary], raw */
+  logits?: Float32Array
+  /** [MoE layer][token][topK], by falling choice score */
+  experts?: Uint16Array
+  weights?: Float32Array
+  /** Written when the step failed: why. */
+  message?: string
+}
+
+/**
+ * The one native object. Its calls throw a DeviceError when they are refused; a refused call changes
+ * nothing. It belongs to the thread that opened it.
+ */
+export interface Device {
+  open(layout: Layout): void
+  /** Starts a step and returns its number; at most Limit.steps_open are open at once. */
+  begin(batch: Batch): number
+  /** Runs until a decision is wanted or the step ends; fills `stop` [StopField.experts + experts]. */
+  advance(step: number, stop: Int32Array): Reason
+  /** Computes the wanted experts that have a place (-1: not yet), aligned with the last stop's list. */
+  mix(step: number, places: Int32Array): void
+  /** Hands over orders [n][OrderField.count]. */
+  stage(orders: Int32Array): void
+  /** Fills events [n][EventField.count] and returns n. */
+  poll(events: Int32Array): number
+  /** Ends the step and fills the outcome; returns `done`, or why there is none. */
+  sample(step: number, outcome: Outcome): Reason
+  /** Frees everything; may be called in any state, again too. */
+  close(): void
+  /** Backend, instruction set, threads: one line for people; empty when not open. */
+  describe(): string
+}
+
+interface Addon {
+  readonly contract: Readonly<Record<string, number>>
+  probe(): Machine
+  readonly Device: new () => Device
+}
+
+function findAddon(): string {
+  let folder = dirname(fileURLToPath(import.meta.url))
+  while (!existsSync(join(folder, 'package.json'))) {
+    const parent = dirname(folder)
+    if (parent === folder) throw new Error('ring-offload: package.json not found above the program')
+    folder = parent
+  }
+  return join(folder, 'build/native/Release/ring_native.node')
+}
+
+/** Names of the entries in which the two sides of the contract differ. */
+export function contractDifferences(theirs: Readonly<Record<string, number>>): string[] {
+  const ours = new Map<string, number>()
+  for (const [group, entries] of Object.entries(contract)) {
+    for (const [name, value] of Object.entries(entries)) ours.set(`${group}.${name}`, value)
+  }
+  const names = new Set([...ours.keys(), ...Object.keys(theirs)])
+  return [...names].filter((name) => ours.get(name) !== theirs[name])
+}
+
+function loadAddon(): Addon {
+  const path = findAddon()
+  if (!existsSync(path)) {
+    throw new Error(`ring-offload: ${path} is not built; run npm start or npm test once`)
+  }
+  const addon = createRequire(import.meta.url)(path) as Addon
+  const differing = contractDifferences(addon.contract)
+  if (differing.length > 0) {
+    throw new Error(
+      `ring-offload: the addon was built from other sources (${differing.join(', ')} differ); build again`,
+    )
+  }
+  return addon
+}
+
+const addon = loadAddon()
+
+/** The numbers of the addon's side of the contract, by `group.name`. */
+export const nativeContract = addon.contract
+
+export function probe(): Machine {
+  return addon.probe()
+}
+
+export function createDevice(): Device {
+  return new addon.Device()
+}

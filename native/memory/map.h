@@ -1,0 +1,39 @@
+// Read-only maps of whole checkpoint files, with 64-bit offsets. A page that cannot be read (the
+// drive failed, or somebody cut the file short) would kill the process by SIGBUS; here it becomes a
+// page of zeros and a mark on the map, which the device looks at after every layer and answers with
+// "lost". So a dead drive costs the requests in flight, not the process.
+#pragma once
+#include "../status.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace ring {
+
+class FileMap {
+ public:
+  FileMap() = default;
+  ~FileMap();
+  FileMap(FileMap&& other) noexcept;
+  FileMap(const FileMap&) = delete;
+  FileMap& operator=(const FileMap&) = delete;
+
+  // Maps the file, which must have exactly this many bytes: the headers were checked against them.
+  Status open(const std::string& path, uint64_t bytes);
+
+  const uint8_t* data() const { return data_; }
+  uint64_t bytes() const { return bytes_; }
+  const std::string& path() const { return path_; }
+
+  // Offset of the first page that could not be read since open, or -1.
+  int64_t unreadable() const;
+
+ private:
+  std::string path_;
+  const uint8_t* data_ = nullptr;
+  uint64_t bytes_ = 0;
+  int guard_ = -1;  // index in the table of guarded ranges
+};
+
+}  // namespace ring

@@ -1,0 +1,37 @@
+// Which expert is where. Integers in, integers out: it never sees native, so the same code serves a
+// live device, a replayed trace and injected faults. With every expert mapped in its checkpoint file
+// there is one tier and nothing to decide; slots and their policies enter here.
+import { expertOf, type Place, placeOf, Tier } from './place.js'
+
+/** For one layer: where each wanted expert lies (`nowhere` if it must wait), and what to load. */
+export interface Plan {
+  readonly places: Int32Array
+  readonly orders: Int32Array
+}
+
+export interface Cache {
+  /** Places for the wanted experts of a MoE layer (indices within the layer, rising). */
+  place(moeLayer: number, wanted: Int32Array): Plan
+}
+
+const noOrders = new Int32Array(0)
+
+/** Every expert has its place in the map of its file from the start. */
+export class MappedCache implements Cache {
+  readonly #experts: number
+  readonly #places: Int32Array
+
+  constructor(expertsPerLayer: number) {
+    this.#experts = expertsPerLayer
+    this.#places = new Int32Array(expertsPerLayer)
+  }
+
+  place(moeLayer: number, wanted: Int32Array): Plan {
+    for (const [at, index] of wanted.entries()) this.#places[at] = this.#home(moeLayer, index)
+    return { places: this.#places.subarray(0, wanted.length), orders: noOrders }
+  }
+
+  #home(moeLayer: number, index: number): Place {
+    return placeOf(Tier.map, expertOf(moeLayer, index, this.#experts))
+  }
+}

@@ -1,0 +1,253 @@
+// The engine's face on the main thread: open a model, generate, score, close. It owns the thread that
+// steps, hands out the numbered slots by which requests are cancelled, and turns what that thread
+// reports into async iterators. Text is not known here: tokens in, tokens out.
+import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads'
+import { Control } from '../../native/index.js'
+import { ModelError } from '../model/error.js'
+import type { LayoutWishes } from './layout.js'
+import type { Emission, Ending } from './loop.js'
+import type { EngineFacts, FromWorker, ToWorker, WorkerData } from './protocol.js'
+import type { Request } from './sequence.js'
+
+export interface EngineWishes extends LayoutWishes {
+  readonly ropeScaling?: { readonly factor: number } | undefined
+}
+
+/** What the thread says of one request. */
+type Report = Extract<FromWorker, { slot: number }>
+
+/** A request in work: iterate it for its tokens, then read `ending`. */
+export class Generation implements AsyncIterable<Emission> {
+  readonly ending: Promise<Ending>
+  readonly #arrived: Emission[] = []
+  #wake: () => void = () => {}
+  #settle: (ending: Ending) => void = () => {}
+  #reject: (error: Error) => void = () => {}
+  #over = false
+
+  constructor(private readonly cancelSlot: () => void) {
+    this.ending = new Promise((resolve, reject) => {
+      this.#settle = resolve
+      this.#reject = reject
+    })
+    // Whoever iterates learns of an error there; nobody has to await both.
+    this.ending.catch(() => {})
+  }
+
+  /** Asks for an early end; `ending` then says cancelled, within a layer's time. */
+  cancel(): void {
+    if (!this.#over) this.cancelSlot()
+  }
+
+  /** @internal called by the engine */
+  push(emission: Emission): void {
+    this.#arrived.push(emission)
+    this.#wake()
+  }
+
+  /** @internal called by the engine */
+  end(result: Ending | Error): void {
+    this.#over = true
+    if (result instanceof Error) this.#reject(result)
+    else this.#settle(result)
+    this.#wake()
+  }
+
+  async *[Symbol.asyncIterator](): AsyncIterator<Emission> {
+    for (;;) {
+      const next = this.#arrived.shift()
+      if (next !== undefined) {
+        yield next
+      } else if (this.#over) {
+        await this.ending
+        return
+      } else {
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve
+        })
+      }
+    }
+  }
+}
+
+export class Engine {
+  readonly #worker: Worker
+  readonly #port: MessagePort
+  readonly #control: Int32Array
+  readonly #wakeWord: Int32Array
+  readonly #generations = new Map<number, Generation>()
+  readonly #freeSlots: number[]
+  readonly #queue: { request: Request; generation: Generation }[] = []
+  readonly #exited: Promise<void>
+  #facts: EngineFacts | null = null
+  #fault: Error | null = null
+
+  /** Starts the thread and opens the model in it. Throws ModelError when it cannot be opened. */
+  static async open(folder: string, wishes: EngineWishes = {}): Promise<Engine> {
+    const engine = new Engine(folder, wishes)
+    await engine.#ready
+    return engine
+  }
+
+  readonly #ready: Promise<void>
+
+  private constructor(folder: string, wishes: EngineWishes) {
+    const sequences = wishes.sequences ?? 1
+    this.#control = sharedWords(Control.cancel + sequences)
+    this.#wakeWord = sharedWords(1)
+    this.#freeSlots = Array.from({ length: sequences }, (_, slot) => sequences - 1 - slot)
+    const { port1, port2 } = new MessageChannel()
+    this.#port = port1
+    const data: WorkerData = {
+      folder,
+      wishes,
+      control: this.#control,
+      wake: this.#wakeWord,
+      port: port2,
+    }
+    this.#worker = new Worker(new URL('./worker.js', import.meta.url), {
+      workerData: data,
+      transferList: [port2],
+    })
+    this.#ready = new Promise((resolve, reject) => {
+      this.#port.on('message', (message: FromWorker) => {
+        if (message.kind === 'ready') {
+          this.#facts = message.facts
+          resolve()
+        } else if (message.kind === 'refused') {
+          reject(new ModelError(message.message))
+        } else {
+          this.#hear(message)
+        }
+      })
+      this.#worker.on('error', (error) => {
+        this.#fault = error
+        reject(error)
+      })
+    })
+    this.#exited = new Promise((resolve) => {
+      this.#worker.on('exit', () => {
+        // The thread's last words may still be on their way.
+        for (let last = this.#receive(); last !== null; last = this.#receive()) this.#hear(last)
+        this.#abandon(this.#fault ?? new Error('the engine has been closed'))
+        this.#port.close()
+        resolve()
+      })
+    })
+    // A process that ends without closing must not wait for a step of minutes.
+    process.once('exit', this.#cancelAll)
+  }
+
+  get facts(): EngineFacts {
+    if (this.#facts === null) throw new Error('the engine is not open')
+    return this.#facts
+  }
+
+  /** Starts a request, or queues it behind those in work. Throws ModelError when it cannot fit. */
+  generate(request: Request): Generation {
+    this.#check(request)
+    const generation: Generation = new Generation(() => this.#cancel(generation))
+    this.#queue.push({ request, generation })
+    this.#startQueued()
+    return generation
+  }
+
+  /** Ends all requests and the thread. May be called again. */
+  async close(): Promise<void> {
+    this.#cancelAll()
+    this.#tell({ kind: 'close' })
+    await this.#exited
+    process.removeListener('exit', this.#cancelAll)
+  }
+
+  readonly #cancelAll = (): void => {
+    for (let word = Control.cancel; word < this.#control.length; word += 1) {
+      Atomics.store(this.#control, word, 1)
+    }
+  }
+
+  #check(request: Request): void {
+    const { contextTokens } = this.facts.plan
+    const promptTokens = request.prompt.length
+    if (promptTokens === 0)
+      throw new ModelError('the prompt is empty: it has no token to start from')
+    if (promptTokens + request.maxTokens > contextTokens) {
+      throw new ModelError(
+        `the prompt has ${promptTokens} tokens and ${request.maxTokens} more are asked for, but the context holds ${contextTokens} (--ctx-size)`,
+      )
+    }
+  }
+
+  #startQueued(): void {
+    while (this.#queue.length > 0) {
+      const slot = this.#freeSlots.pop()
+      if (slot === undefined) return
+      const next = this.#queue.shift()
+      if (next === undefined) return
+      Atomics.store(this.#control, Control.cancel + slot, 0)
+      this.#generations.set(slot, next.generation)
+      this.#tell({ kind: 'request', slot, request: next.request })
+    }
+  }
+
+  #cancel(generation: Generation): void {
+    for (const [slot, candidate] of this.#generations) {
+      if (candidate === generation) Atomics.store(this.#control, Control.cancel + slot, 1)
+    }
+    const queued = this.#queue.findIndex((entry) => entry.generation === generation)
+    const entry = this.#queue[queued]
+    if (entry === undefined) return
+    this.#queue.splice(queued, 1)
+    generation.end(endingOfUnstarted(entry.request))
+  }
+
+  #hear(message: Report): void {
+    const generation = this.#generations.get(message.slot)
+    if (generation === undefined) return
+    if (message.kind === 'token') {
+      generation.push(message.emission)
+      return
+    }
+    this.#generations.delete(message.slot)
+    this.#freeSlots.push(message.slot)
+    generation.end(message.ending)
+    this.#startQueued()
+  }
+
+  #receive(): Report | null {
+    const received: { message: FromWorker } | undefined = receiveMessageOnPort(this.#port)
+    const message = received?.message
+    return message !== undefined && 'slot' in message ? message : null
+  }
+
+  #tell(message: ToWorker): void {
+    this.#port.postMessage(message)
+    Atomics.add(this.#wakeWord, 0, 1)
+    Atomics.notify(this.#wakeWord, 0)
+  }
+
+  #abandon(error: Error): void {
+    const left = [...this.#generations.values(), ...this.#queue.map((entry) => entry.generation)]
+    this.#generations.clear()
+    this.#queue.length = 0
+    for (const generation of left) generation.end(error)
+  }
+}
+
+function endingOfUnstarted(request: Request): Ending {
+  return {
+    reason: 'cancelled',
+    message: '',
+    stats: {
+      promptTokens: request.prompt.length,
+      completionTokens: 0,
+      firstTokenSeconds: 0,
+      decodeSeconds: 0,
+      expertRequests: 0,
+    },
+  }
+}
+
+function sharedWords(count: number): Int32Array {
+  return new Int32Array(new SharedArrayBuffer(count * Int32Array.BYTES_PER_ELEMENT))
+}

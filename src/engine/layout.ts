@@ -1,0 +1,132 @@
+// How memory is divided before the first token: context, KV blocks, step size, threads. Pure: a
+// checkpoint, the machine's free memory and the person's wishes in, numbers out, or an error with the
+// setting that would fit. Nothing is allocated here.
+import { Dtype, type Layout } from '../../native/index.js'
+import type { Checkpoint } from '../model/checkpoint.js'
+import type { ModelConfig } from '../model/config.js'
+import { ModelError } from '../model/error.js'
+import { ropeFrequencies } from '../model/rope.js'
+import { blocksFor, kvBlockTokens } from './kv.js'
+import type { TensorTables } from './tables.js'
+
+export type KvType = 'bf16' | 'f32'
+
+/** What a person may ask for; absent: decided here. */
+export interface LayoutWishes {
+  readonly contextTokens?: number | undefined
+  readonly kvType?: KvType | undefined
+  readonly threads?: number | undefined
+  /** Sequences that may be in work at once. */
+  readonly sequences?: number | undefined
+  /** Most tokens of one step. */
+  readonly stepTokens?: number | undefined
+  /** Ids from here on are never sampled; absent: the whole vocabulary may be. */
+  readonly sampleable?: number | undefined
+  readonly lockstep?: boolean | undefined
+}
+
+/** What was decided, in the units people know. */
+export interface MemoryPlan {
+  readonly contextTokens: number
+  readonly sequences: number
+  readonly stepTokens: number
+  readonly kvType: KvType
+  readonly kvBlocks: number
+  readonly kvBytes: number
+  readonly threads: number
+}
+
+/** A prompt is read this many tokens at a time; bounds the memory of activations. */
+const defaultStepTokens = 512
+/** Share of the free memory that an automatic context may take for KV. */
+const automaticKvShare = 0.5
+
+/** Bytes of keys and values that one token keeps, over all layers. */
+export function kvBytesPerToken(config: ModelConfig, kvType: KvType): number {
+  const elementBytes = kvType === 'f32' ? 4 : 2
+  return 2 * config.layers * config.kvHeads * config.headDim * elementBytes
+}
+
+/** Throws ModelError when the wishes cannot be met, naming the flag and what would fit. */
+export function planMemory(
+  config: ModelConfig,
+  wishes: LayoutWishes,
+  freeBytes: number,
+): MemoryPlan {
+  const kvType = wishes.kvType ?? 'bf16'
+  const sequences = wishes.sequences ?? 1
+  const tokenBytes = kvBytesPerToken(config, kvType) * sequences
+  const fitting = (share: number) => Math.floor((freeBytes * share) / tokenBytes)
+  const asked = wishes.contextTokens
+  if (asked !== undefined && asked > config.context) {
+    throw new ModelError(
+      `--ctx-size ${asked}: this model has ${config.context} positions; --rope-scaling yarn,FACTOR extends them`,
+    )
+  }
+  if (asked !== undefined && asked > fitting(1)) {
+    throw new ModelError(
+      `--ctx-size ${asked}: its KV needs ${asked * tokenBytes} bytes and ${Math.floor(freeBytes)} are free; --ctx-size ${fitting(1)} would fit`,
+    )
+  }
+  const contextTokens = asked ?? Math.min(config.context, fitting(automaticKvShare))
+  if (contextTokens < 1) {
+    throw new ModelError(`not enough memory for the KV of one token (${tokenBytes} bytes)`)
+  }
+  const kvBlocks = blocksFor(contextTokens) * sequences
+  return {
+    contextTokens,
+    sequences,
+    stepTokens: Math.max(wishes.stepTokens ?? defaultStepTokens, sequences),
+    kvType,
+    kvBlocks,
+    kvBytes: kvBlocks * kvBlockTokens * kvBytesPerToken(config, kvType),
+    threads: wishes.threads ?? 0,
+  }
+}
+
+/** The device's layout for a checkpoint under a memory plan. */
+export function layoutOf(
+  checkpoint: Checkpoint,
+  tables: TensorTables,
+  plan: MemoryPlan,
+  wishes: LayoutWishes,
+  control: Int32Array,
+): Layout {
+  const { config } = checkpoint
+  const rope = ropeFrequencies(config)
+  return {
+    files: checkpoint.files,
+    shape: {
+      layers: config.layers,
+      hidden: config.hidden,
+      heads: config.heads,
+      kvHeads: config.kvHeads,
+      headDim: config.headDim,
+      rotaryDim: config.rotaryDim,
+      experts: config.experts,
+      topK: config.topK,
+      groups: config.groups,
+      groupsKept: config.groupsKept,
+      firstMoeLayer: config.firstMoeLayer,
+      vocabulary: config.vocabulary,
+      sampleable: Math.min(wishes.sampleable ?? config.vocabulary, config.vocabulary),
+      routedScale: config.routedScale,
+      epsilon: config.epsilon,
+      ropeMagnitude: rope.magnitude,
+    },
+    limits: {
+      stepTokens: plan.stepTokens,
+      parts: plan.sequences,
+      context: plan.contextTokens,
+      kvBlocks: plan.kvBlocks,
+      kvBlockTokens,
+      kvDtype: plan.kvType === 'f32' ? Dtype.f32 : Dtype.bf16,
+      threads: plan.threads,
+    },
+    ropeInverse: rope.inverse,
+    tensors: tables.tensors,
+    expertTensors: tables.expertTensors,
+    lockstep: wishes.lockstep ?? false,
+    control,
+  }
+}

@@ -1,0 +1,169 @@
+// The engine's turn: choose who shares the next step, run it, hand every sequence its results. It is
+// driven by the engine's thread, and by tests without one; whoever drives it hears of tokens and
+// endings through a listener. A sequence is over when the listener has been told.
+import { Control, Reason } from '../../native/index.js'
+import { rowsOf, type Share, StepBatch } from './batch.js'
+import { KvBlocks } from './kv.js'
+import type { OpenModel } from './open.js'
+import { StepOutcome } from './outcome.js'
+import { Schedule } from './schedule.js'
+import { type Scored, ScoreSheet } from './score.js'
+import { type FinishReason, type Request, Sequence } from './sequence.js'
+import { countExpertRequests, newRequestStats, type RequestStats } from './stats.js'
+import { step } from './step.js'
+
+/** A drawn token. */
+export interface Emission {
+  readonly token: number
+  readonly logprob: number
+  /** The most likely tokens there, [id, log-probability], as many as the request asked for. */
+  readonly top: readonly (readonly [number, number])[]
+}
+
+/** How a request ended. */
+export interface Ending {
+  readonly reason: FinishReason
+  /** Why it failed, one sentence. */
+  readonly message: string
+  readonly stats: RequestStats
+  /** Present when the request asked for log-probabilities of its prompt, or for routing. */
+  readonly scored?: Scored | undefined
+}
+
+export interface Listener {
+  onToken(slot: number, emission: Emission): void
+  onEnding(slot: number, ending: Ending): void
+}
+
+/** What the loop keeps of a sequence beside the sequence itself. */
+interface Account {
+  readonly stats: RequestStats
+  readonly sheet: ScoreSheet | null
+  readonly arrivedMs: number
+  firstTokenMs: number
+}
+
+export class Loop {
+  readonly #schedule: Schedule
+  readonly #batch = new StepBatch()
+  readonly #outcome = new StepOutcome()
+  readonly #accounts = new Map<Sequence, Account>()
+  readonly #seen: Uint8Array
+  readonly #moeLayers: number
+  readonly #topK: number
+
+  constructor(
+    private readonly model: OpenModel,
+    private readonly listener: Listener,
+  ) {
+    const { config } = model.checkpoint
+    const { plan } = model
+    this.#schedule = new Schedule(new KvBlocks(plan.kvBlocks), plan.sequences, plan.stepTokens)
+    this.#moeLayers = config.layers - config.firstMoeLayer
+    this.#topK = config.topK
+    this.#seen = new Uint8Array(config.experts)
+  }
+
+  get isIdle(): boolean {
+    return this.#schedule.isIdle
+  }
+
+  /** Takes a request; `slot` is the number of its cancel flag and its name towards the listener. */
+  add(slot: number, request: Request): void {
+    const sequence = new Sequence(slot, request)
+    const wantsSheet = request.score || request.routing
+    this.#accounts.set(sequence, {
+      stats: newRequestStats(request.prompt.length),
+      sheet: wantsSheet ? new ScoreSheet(sequence, this.#moeLayers, this.#topK) : null,
+      arrivedMs: performance.now(),
+      firstTokenMs: 0,
+    })
+    this.#schedule.add(sequence)
+  }
+
+  /** One step, if anybody has work. Returns why it ended; done also when there was none. */
+  turn(): Reason {
+    this.#endCancelled()
+    const shares = this.#schedule.next()
+    if (shares.length === 0) return Reason.done
+    this.#batch.fill(shares)
+    this.#outcome.prepare(shares, this.#moeLayers * this.#topK)
+    const reason = step(this.model.stage, this.#batch, this.#outcome)
+    if (reason === Reason.done) this.#handOut(shares)
+    else if (reason !== Reason.cancelled) this.#fail(shares, this.#outcome.message)
+    this.#endCancelled()
+    return reason
+  }
+
+  /** Ends every sequence, as failed with this message. */
+  abandon(message: string): void {
+    for (const sequence of this.#schedule.sequences) this.#end(sequence, 'failed', message)
+  }
+
+  #handOut(shares: readonly Share[]): void {
+    const tokens = shares.reduce((sum, share) => sum + share.tokens, 0)
+    const perLayer = tokens * this.#topK
+    const { experts } = this.#outcome
+    const requests = countExpertRequests(experts, this.#moeLayers, perLayer, this.#seen)
+    let row = 0
+    let token = 0
+    for (const share of shares) {
+      const { sequence } = share
+      this.#accountOf(sequence).sheet?.record(share, this.#outcome, row, token, tokens)
+      row += rowsOf(share)
+      token += share.tokens
+      sequence.computed += share.tokens
+      if (share.sampled) this.#draw(sequence, row - 1, requests)
+      else if (sequence.pending === 0) this.#end(sequence, 'length', '')
+    }
+  }
+
+  #draw(sequence: Sequence, row: number, expertRequests: number): void {
+    const account = this.#accountOf(sequence)
+    const token = this.#outcome.next[row] ?? -1
+    if (token < 0) {
+      this.#end(sequence, 'failed', 'no token may be drawn: the mask and the biases exclude all')
+      return
+    }
+    const now = performance.now()
+    const { stats } = account
+    if (sequence.drawn === 0) {
+      account.firstTokenMs = now
+      stats.firstTokenSeconds = (now - account.arrivedMs) / 1000
+    } else {
+      stats.decodeSeconds = (now - account.firstTokenMs) / 1000
+      stats.expertRequests += expertRequests
+    }
+    sequence.accept(token)
+    stats.completionTokens = sequence.drawn
+    const logprob = this.#outcome.logprobs[row] ?? Number.NaN
+    const top = this.#outcome.topOf(row, sequence.request.topLogprobs)
+    this.listener.onToken(sequence.slot, { token, logprob, top })
+    if (sequence.finished !== null) this.#end(sequence, sequence.finished, '')
+  }
+
+  #endCancelled(): void {
+    for (const sequence of this.#schedule.sequences) {
+      const flag = Atomics.load(this.model.control, Control.cancel + sequence.slot)
+      if (flag !== 0) this.#end(sequence, 'cancelled', '')
+    }
+  }
+
+  #fail(shares: readonly Share[], message: string): void {
+    for (const { sequence } of shares) this.#end(sequence, 'failed', message)
+  }
+
+  #end(sequence: Sequence, reason: FinishReason, message: string): void {
+    const { stats, sheet } = this.#accountOf(sequence)
+    this.#schedule.remove(sequence)
+    this.#accounts.delete(sequence)
+    const scored = sheet?.finish()
+    this.listener.onEnding(sequence.slot, { reason, message, stats, scored })
+  }
+
+  #accountOf(sequence: Sequence): Account {
+    const account = this.#accounts.get(sequence)
+    if (account === undefined) throw new Error('a sequence without an account was stepped')
+    return account
+  }
+}

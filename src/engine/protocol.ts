@@ -1,0 +1,34 @@
+// What the engine's two threads say to each other.
+import type { MessagePort } from 'node:worker_threads'
+import type { ModelConfig } from '../model/config.js'
+import type { MemoryPlan } from './layout.js'
+import type { Emission, Ending } from './loop.js'
+import type { OpenWishes } from './open.js'
+import type { Request } from './sequence.js'
+
+/** What the engine is, once it is open. */
+export interface EngineFacts {
+  readonly config: ModelConfig
+  readonly plan: MemoryPlan
+  /** Backend, instruction set and threads, for people. */
+  readonly device: string
+}
+
+export interface WorkerData {
+  readonly folder: string
+  readonly wishes: Omit<OpenWishes, 'control'>
+  readonly control: Int32Array
+  /** One shared word, changed and notified with every message. */
+  readonly wake: Int32Array
+  readonly port: MessagePort
+}
+
+export type ToWorker =
+  | { readonly kind: 'request'; readonly slot: number; readonly request: Request }
+  | { readonly kind: 'close' }
+
+export type FromWorker =
+  | { readonly kind: 'ready'; readonly facts: EngineFacts }
+  | { readonly kind: 'refused'; readonly message: string }
+  | { readonly kind: 'token'; readonly slot: number; readonly emission: Emission }
+  | { readonly kind: 'ending'; readonly slot: number; readonly ending: Ending }

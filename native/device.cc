@@ -98,13 +98,15 @@ Status Device::require_open() const {
   return {};
 }
 
+// Steps that were open when the device was lost can still be ended, by advance and sample.
 Status Device::find(int32_t id, Step** step) {
-  RING_TRY(require_open());
+  if (state_ != State::lost) RING_TRY(require_open());
   for (Step& candidate : steps_) {
     if (candidate.phase == Phase::free || candidate.serial != id) continue;
     *step = &candidate;
     return {};
   }
+  RING_TRY(require_open());
   return failure(Code::bad_step, "no open step has the number %d", id);
 }
 
@@ -139,11 +141,11 @@ Status Device::advance(int32_t id, Reason* reason, int32_t* stop, size_t stop_le
                    stop_field::experts + model_.shape.experts);
   }
   const int32_t index = static_cast<int32_t>(step - steps_);
+  if (state_ == State::lost && step->phase != Phase::ended) end(*step, Reason::lost, require_open());
   if (step->phase == Phase::ended) {
     *reason = step->reason;
     return {};
   }
-  if (step->phase == Phase::running) step->phase = Phase::stopped;  // left again below
   while (step->layer < model_.shape.layers) {
     if (is_cancelled(*step)) {
       *reason = end(*step, Reason::cancelled, {});
@@ -222,8 +224,9 @@ Status Device::mix_in_place(int32_t index, Step& step) {
 
 Status Device::mix(int32_t id, const int32_t* places, size_t count) {
   Step* step = nullptr;
+  RING_TRY(require_open());
   RING_TRY(find(id, &step));
-  if (step->phase != Phase::stopped || step->wanted.empty()) {
+  if (step->phase != Phase::running || step->wanted.empty()) {
     return failure(Code::bad_step, "step %d is not waiting for experts", id);
   }
   if (count != step->wanted.size()) {

@@ -84,7 +84,7 @@ class Device {
 
  private:
   enum class State { unopened, open, lost, closed };
-  enum class Phase { free, running, stopped, ended };
+  enum class Phase { free, running, ended };
 
   struct Step {
     Phase phase = Phase::free;

@@ -108,6 +108,8 @@ export class Engine {
     this.#worker = new Worker(new URL('./worker.js', import.meta.url), {
       workerData: data,
       transferList: [port2],
+      // Options of the main program (its input type, say) are not the thread's.
+      execArgv: [],
     })
     this.#ready = new Promise((resolve, reject) => {
       this.#port.on('message', (message: FromWorker) => {

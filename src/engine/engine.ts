@@ -13,9 +13,6 @@ export interface EngineWishes extends LayoutWishes {
   readonly ropeScaling?: { readonly factor: number } | undefined
 }
 
-/** What the thread says of one request. */
-type Report = Extract<FromWorker, { slot: number }>
-
 /** A request in work: iterate it for its tokens, then read `ending`. */
 export class Generation implements AsyncIterable<Emission> {
   readonly ending: Promise<Ending>
@@ -90,6 +87,10 @@ export class Engine {
   }
 
   readonly #ready: Promise<void>
+  #opened: { resolve: () => void; reject: (error: Error) => void } = {
+    resolve: () => {},
+    reject: () => {},
+  }
 
   private constructor(folder: string, wishes: EngineWishes) {
     const sequences = wishes.sequences ?? 1
@@ -112,27 +113,20 @@ export class Engine {
       execArgv: [],
     })
     this.#ready = new Promise((resolve, reject) => {
-      this.#port.on('message', (message: FromWorker) => {
-        if (message.kind === 'ready') {
-          this.#facts = message.facts
-          resolve()
-        } else if (message.kind === 'refused') {
-          reject(new ModelError(message.message))
-        } else {
-          this.#hear(message)
-        }
-      })
-      this.#worker.on('error', (error) => {
-        this.#fault = error
-        reject(error)
-      })
+      this.#opened = { resolve, reject }
+    })
+    this.#port.on('message', (message: FromWorker) => this.#take(message))
+    this.#worker.on('error', (error) => {
+      this.#fault = error
+      this.#opened.reject(error)
     })
     this.#exited = new Promise((resolve) => {
       this.#worker.on('exit', () => {
         // The thread's last words may still be on their way.
-        for (let last = this.#receive(); last !== null; last = this.#receive()) this.#hear(last)
-        this.#abandon(this.#fault ?? new Error('the engine has been closed'))
+        for (let last = this.#receive(); last !== null; last = this.#receive()) this.#take(last)
+        this.#endAll()
         this.#port.close()
+        process.removeListener('exit', this.#cancelAll)
         resolve()
       })
     })
@@ -147,6 +141,7 @@ export class Engine {
 
   /** Starts a request, or queues it behind those in work. Throws ModelError when it cannot fit. */
   generate(request: Request): Generation {
+    if (this.#fault !== null) throw this.#fault
     this.#check(request)
     const generation: Generation = new Generation(() => this.#cancel(generation))
     this.#queue.push({ request, generation })
@@ -159,7 +154,6 @@ export class Engine {
     this.#cancelAll()
     this.#tell({ kind: 'close' })
     await this.#exited
-    process.removeListener('exit', this.#cancelAll)
   }
 
   readonly #cancelAll = (): void => {
@@ -181,7 +175,7 @@ export class Engine {
   }
 
   #startQueued(): void {
-    while (this.#queue.length > 0) {
+    while (this.#queue.length > 0 && this.#fault === null) {
       const slot = this.#freeSlots.pop()
       if (slot === undefined) return
       const next = this.#queue.shift()
@@ -203,23 +197,34 @@ export class Engine {
     generation.end(endingOfUnstarted(entry.request))
   }
 
-  #hear(message: Report): void {
-    const generation = this.#generations.get(message.slot)
-    if (generation === undefined) return
-    if (message.kind === 'token') {
-      generation.push(message.emission)
-      return
+  #take(message: FromWorker): void {
+    switch (message.kind) {
+      case 'ready':
+        this.#facts = message.facts
+        this.#opened.resolve()
+        break
+      case 'refused':
+        this.#opened.reject(new ModelError(message.message))
+        break
+      case 'lost':
+        this.#fault = new ModelError(message.message)
+        break
+      case 'token':
+        this.#generations.get(message.slot)?.push(message.emission)
+        break
+      case 'ending': {
+        const generation = this.#generations.get(message.slot)
+        this.#generations.delete(message.slot)
+        this.#freeSlots.push(message.slot)
+        generation?.end(message.ending)
+        this.#startQueued()
+      }
     }
-    this.#generations.delete(message.slot)
-    this.#freeSlots.push(message.slot)
-    generation.end(message.ending)
-    this.#startQueued()
   }
 
-  #receive(): Report | null {
+  #receive(): FromWorker | null {
     const received: { message: FromWorker } | undefined = receiveMessageOnPort(this.#port)
-    const message = received?.message
-    return message !== undefined && 'slot' in message ? message : null
+    return received?.message ?? null
   }
 
   #tell(message: ToWorker): void {
@@ -228,11 +233,15 @@ export class Engine {
     Atomics.notify(this.#wakeWord, 0)
   }
 
-  #abandon(error: Error): void {
-    const left = [...this.#generations.values(), ...this.#queue.map((entry) => entry.generation)]
+  /** The thread is gone: what is left has failed with it, or was cancelled by close. */
+  #endAll(): void {
+    const fault = this.#fault ?? new ModelError('the engine was closed before it answered')
+    for (const generation of this.#generations.values()) generation.end(fault)
+    for (const { generation, request } of this.#queue) {
+      generation.end(this.#fault ?? endingOfUnstarted(request))
+    }
     this.#generations.clear()
     this.#queue.length = 0
-    for (const generation of left) generation.end(error)
   }
 }
 

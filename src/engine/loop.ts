@@ -68,6 +68,11 @@ export class Loop {
     return this.#schedule.isIdle
   }
 
+  /** Why the last step gave no results, one sentence; empty when it did. */
+  get message(): string {
+    return this.#outcome.message
+  }
+
   /** Takes a request; `slot` is the number of its cancel flag and its name towards the listener. */
   add(slot: number, request: Request): void {
     const sequence = new Sequence(slot, request)
@@ -95,9 +100,9 @@ export class Loop {
     return reason
   }
 
-  /** Ends every sequence, as failed with this message. */
-  abandon(message: string): void {
-    for (const sequence of this.#schedule.sequences) this.#end(sequence, 'failed', message)
+  /** Ends every sequence for the same reason. */
+  endAll(reason: FinishReason, message: string): void {
+    for (const sequence of this.#schedule.sequences) this.#end(sequence, reason, message)
   }
 
   #handOut(shares: readonly Share[]): void {

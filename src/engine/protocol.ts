@@ -30,5 +30,7 @@ export type ToWorker =
 export type FromWorker =
   | { readonly kind: 'ready'; readonly facts: EngineFacts }
   | { readonly kind: 'refused'; readonly message: string }
+  /** The device cannot go on; the thread ends all requests and itself. */
+  | { readonly kind: 'lost'; readonly message: string }
   | { readonly kind: 'token'; readonly slot: number; readonly emission: Emission }
   | { readonly kind: 'ending'; readonly slot: number; readonly ending: Ending }

@@ -48,14 +48,14 @@ function serve(model: OpenModel): void {
   })
   for (;;) {
     const seen = Atomics.load(wake, 0)
-    if (!drain(loop)) break
+    if (!drain(loop)) return loop.endAll('cancelled', '')
     if (loop.isIdle) {
       Atomics.wait(wake, 0, seen)
       continue
     }
     if (loop.turn() === Reason.lost) {
-      loop.abandon('the device was lost while other requests were in work')
-      break
+      send({ kind: 'lost', message: loop.message })
+      return loop.endAll('failed', loop.message)
     }
   }
 }

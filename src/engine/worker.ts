@@ -48,14 +48,18 @@ function serve(model: OpenModel): void {
   })
   for (;;) {
     const seen = Atomics.load(wake, 0)
-    if (!drain(loop)) return loop.endAll('cancelled', '')
+    if (!drain(loop)) {
+      loop.endAll('cancelled', '')
+      return
+    }
     if (loop.isIdle) {
       Atomics.wait(wake, 0, seen)
       continue
     }
     if (loop.turn() === Reason.lost) {
       send({ kind: 'lost', message: loop.message })
-      return loop.endAll('failed', loop.message)
+      loop.endAll('failed', loop.message)
+      return
     }
   }
 }

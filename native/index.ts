@@ -116,8 +116,8 @@ export const Control = { progress: 0, cancel: 1 } as const
 /** What `advance` writes at a stop: layer, number of wanted experts, their indices, rising. */
 export const StopField = { layer: 0, wanted: 1, experts: 2 } as const
 export const OrderField = { expert: 0, from: 1, to: 2, urgency: 3, count: 4 } as const
-export const EventField = { kind: 0, expert: 1, to: 2, code: 3, count: 4 } as const
-export const Tier = { map: 0 } as const
+const EventField = { kind: 0, expert: 1, to: 2, code: 3, count: 4 } as const
+const Tier = { map: 0 } as const
 export const Limit = {
   slot_bits: 24,
   steps_open: 2,

@@ -10,6 +10,8 @@ import type { Request } from './sequence.js'
 export interface EngineFacts {
   readonly config: ModelConfig
   readonly plan: MemoryPlan
+  /** Of the largest routed expert as it is stored, scales included; 0 where there is none. */
+  readonly expertBytes: number
   /** Backend, instruction set and threads, for people. */
   readonly device: string
 }

@@ -4,6 +4,7 @@
 import { receiveMessageOnPort, workerData } from 'node:worker_threads'
 import { Reason } from '../../native/index.js'
 import { ModelError } from '../model/error.js'
+import { inventory } from '../model/inventory.js'
 import { Loop } from './loop.js'
 import { type OpenModel, openModel } from './open.js'
 import type { EngineFacts, FromWorker, ToWorker, WorkerData } from './protocol.js'
@@ -27,7 +28,13 @@ function open(): OpenModel | null {
 
 function factsOf(model: OpenModel): EngineFacts {
   const { checkpoint, plan, stage } = model
-  return { config: checkpoint.config, plan, device: stage.device.describe() }
+  const { oneExpert } = inventory(checkpoint).bytes
+  return {
+    config: checkpoint.config,
+    plan,
+    expertBytes: oneExpert,
+    device: stage.device.describe(),
+  }
 }
 
 /** Takes every message that has arrived; returns whether the thread shall go on. */

@@ -1,7 +1,7 @@
 /**
  * Small read-only windows of a model's files: headers, index, config, tokenizer. It must not know
- * what the bytes mean. Windows are mapped by the optional package mmap-io where that is installed,
- * and read otherwise. The package keeps offsets and sizes in 32-bit integers and silently maps
+ * what the bytes mean. Windows are mapped by the optional package mmap-io where that is installed
+ * and the window is large, and read otherwise. The package keeps offsets and sizes in 32-bit integers and silently maps
  * other bytes past that, so both are refused from 2 GiB on, however a window is made; weights never
  * come through here.
  */
@@ -12,6 +12,9 @@ import { ModelError } from './error.js'
 
 /** First offset or size that a window may not have: 2^31, where a signed 32-bit integer ends. */
 export const WINDOW_LIMIT = 2 ** 31
+
+/** Smaller windows are read: loading the package takes longer than reading this much. */
+const MAPPED_FROM_BYTES = 2 ** 20
 
 /** A regular file that is open for reading, with its size when it was opened. */
 export interface OpenFile {
@@ -56,7 +59,8 @@ export function windowOf(file: OpenFile, offset: number, sizeBytes: number): Buf
       `a window of ${file.name} must end within its ${file.sizeBytes} bytes, asked for ${sizeBytes} at ${offset}`,
     )
   }
-  return mapped(file, offset, sizeBytes) ?? read(file, offset, sizeBytes)
+  const map = sizeBytes >= MAPPED_FROM_BYTES ? mapped(file, offset, sizeBytes) : null
+  return map ?? read(file, offset, sizeBytes)
 }
 
 /** A whole text file of at most `limitBytes` (below 2 GiB), strictly UTF-8, without a byte order mark. */

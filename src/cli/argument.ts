@@ -1,0 +1,98 @@
+// The text of a flag or of its environment variable, turned into a value, or refused with what was
+// expected. Names no flag: the caller's message already does. Numbers are decimal and whole texts, so
+// "12abc", "0x10", "1e999" and "" are refused instead of guessed at.
+import { InvalidArgumentError } from 'commander'
+
+/** Past this a JSON number would no longer be the seed that was given. */
+const SEED_MAX = Number.MAX_SAFE_INTEGER
+const TOKEN_ID_MAX = 2 ** 24
+const BIAS_MAX = 1e4
+
+export function whole(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN
+    if (value >= least && value <= most) return value
+    throw new InvalidArgumentError(`Expected a whole number from ${least} to ${most}.`)
+  }
+}
+
+/** A number from `least` to `most`; `isLeastOut`: above `least`. */
+export function real(least: number, most: number, isLeastOut = false): (text: string) => number {
+  return (text) => {
+    const value = numberIn(text)
+    const isAboveLeast = isLeastOut ? value > least : value >= least
+    if (isAboveLeast && value <= most) return value
+    const start = isLeastOut ? 'above' : 'from'
+    const end = isLeastOut ? 'and at most' : 'to'
+    throw new InvalidArgumentError(`Expected a number ${start} ${least} ${end} ${most}.`)
+  }
+}
+
+export function seed(text: string): number {
+  return whole(0, SEED_MAX)(text)
+}
+
+/** Text that says something. */
+export function filled(what: string): (text: string) => string {
+  return (text) => {
+    if (text !== '') return text
+    throw new InvalidArgumentError(`Expected ${what}.`)
+  }
+}
+
+/** `yarn,FACTOR`; the largest factor is the one that configs may have. */
+export function ropeScaling(text: string): { readonly factor: number } {
+  const factor = numberIn(/^yarn,(.*)$/.exec(text)?.[1] ?? '')
+  if (factor >= 1 && factor <= 1024) return { factor }
+  throw new InvalidArgumentError('Expected yarn,FACTOR with a factor from 1 to 1024.')
+}
+
+const unitBytes: Readonly<Record<string, number>> = {
+  '': 1,
+  b: 1,
+  kb: 1e3,
+  mb: 1e6,
+  gb: 1e9,
+  tb: 1e12,
+  kib: 2 ** 10,
+  mib: 2 ** 20,
+  gib: 2 ** 30,
+  tib: 2 ** 40,
+}
+
+/** A budget: bytes, or a share (0 to 1) of all routed experts. */
+export type Budget = { readonly bytes: number } | { readonly share: number }
+
+export function budget(text: string): Budget {
+  const [, number = '', unit = ''] = /^([\d.]+) ?([A-Za-z]*|%)$/.exec(text) ?? []
+  const value = numberIn(number)
+  if (unit === '%' && value > 0 && value <= 100) return { share: value / 100 }
+  const bytes = Math.floor(value * (unitBytes[unit.toLowerCase()] ?? Number.NaN))
+  if (bytes >= 1 && bytes <= 2 ** 50) return { bytes }
+  throw new InvalidArgumentError('Expected a size such as 96GiB or 800MB, or a share such as 25%.')
+}
+
+/** ID=VALUE, several separated by commas; the flag may also be repeated. A later value of an id wins. */
+export function logitBias(
+  text: string,
+  earlier: ReadonlyMap<number, number> = new Map(),
+): ReadonlyMap<number, number> {
+  const biases = new Map(earlier)
+  for (const entry of text.split(',')) {
+    const [, id = '', value = ''] = /^(\d{1,8})=(.*)$/.exec(entry) ?? []
+    const bias = value === '-inf' ? Number.NEGATIVE_INFINITY : numberIn(value)
+    const isBias = value === '-inf' || Math.abs(bias) <= BIAS_MAX
+    if (id === '' || Number(id) >= TOKEN_ID_MAX || !isBias) {
+      throw new InvalidArgumentError(
+        `Expected ID=VALUE with a token id and a number from -${BIAS_MAX} to ${BIAS_MAX}, or -inf.`,
+      )
+    }
+    biases.set(Number(id), bias)
+  }
+  return biases
+}
+
+function numberIn(text: string): number {
+  const isNumber = /^-?(?:\d{1,16}(?:\.\d{0,16})?|\.\d{1,16})(?:[eE][-+]?\d{1,3})?$/.test(text)
+  return isNumber ? Number(text) : Number.NaN
+}

@@ -1,0 +1,213 @@
+// Every flag of the commands, once, with its environment variable and the record it becomes. What a
+// flag does is decided elsewhere; here its text is checked, and a flag that has no effect yet is told
+// apart. Surprising: sampling is greedy unless --temp says otherwise, so that a command gives the
+// same answer twice.
+import { type Command, Option } from 'commander'
+import type { EngineWishes } from '../engine/engine.js'
+import {
+  type Budget,
+  budget,
+  filled,
+  logitBias,
+  real,
+  ropeScaling,
+  seed,
+  whole,
+} from './argument.js'
+import { Failure } from './failure.js'
+
+/** Flags that every command takes. */
+export interface SharedFlags {
+  readonly backend: 'auto' | 'cpu' | 'cuda'
+  readonly expertRam?: Budget
+  readonly expertVram?: Budget
+  readonly loadMode: 'auto' | 'mapped' | 'direct'
+  readonly policy?: string
+  readonly prefetch: 'auto' | 'on' | 'off'
+  readonly threads?: number
+  readonly ctxSize?: number
+  readonly kvType: 'bf16' | 'f32'
+  readonly ropeScaling?: { readonly factor: number }
+  readonly trace?: string
+  readonly json?: boolean
+  readonly quiet?: boolean
+}
+
+/** How an answer is drawn. */
+export interface DrawFlags {
+  readonly predict?: number
+  readonly temp: number
+  readonly topK: number
+  readonly topP: number
+  readonly minP: number
+  readonly repetitionPenalty: number
+  readonly presencePenalty: number
+  readonly frequencyPenalty: number
+  readonly logitBias?: ReadonlyMap<number, number>
+  readonly seed?: number
+}
+
+/** What a conversation begins with. */
+export interface TalkFlags {
+  readonly system?: string
+  readonly think: 'auto' | 'on' | 'off'
+}
+
+export interface RunFlags extends SharedFlags, DrawFlags, TalkFlags {
+  readonly prompt?: string
+  readonly file?: string
+  readonly raw?: boolean
+}
+
+export interface ChatFlags extends SharedFlags, DrawFlags, TalkFlags {}
+
+export interface ScoreFlags extends SharedFlags {
+  readonly input: string
+  readonly output: string
+  readonly topLogprobs: number
+  readonly routing?: boolean
+}
+
+export function addSharedFlags(command: Command): Command {
+  return addAll(command, 'Engine:', [
+    option('--backend <name>', 'what computes').choices(['auto', 'cpu', 'cuda']).default('auto'),
+    option('--threads <n>', 'compute threads (default: as many as cores)', whole(1, 1024)),
+    option('--ctx-size <n>', 'positions of the context (default: what fits)', whole(1, 2 ** 30)),
+    option('--kv-type <type>', 'how keys and values are kept')
+      .choices(['bf16', 'f32'])
+      .default('bf16'),
+    option('--rope-scaling <yarn,factor>', 'extend the context by YaRN', ropeScaling),
+    option('--expert-ram <size>', 'memory for experts: 96GiB, or 25% of all', budget),
+    option('--expert-vram <size>', 'GPU memory for experts: a size, or a share of all', budget),
+    option('--load-mode <mode>', 'how weights are read')
+      .choices(['auto', 'mapped', 'direct'])
+      .default('auto'),
+    option('--policy <name>', 'which experts stay in memory', filled('the name of a policy')),
+    option('--prefetch <when>', 'read experts ahead')
+      .choices(['auto', 'on', 'off'])
+      .default('auto'),
+    option('--trace <file>', 'record the routing', filled('the name of a file')),
+    option('--json', 'one JSON object as the last line of stdout'),
+    option('-q, --quiet', 'nothing on stderr but errors'),
+  ])
+}
+
+export function addDrawFlags(command: Command): Command {
+  const penalty = real(-100, 100)
+  return addAll(command, 'Drawing tokens:', [
+    option('-n, --predict <n>', 'most tokens to draw (default: all the context leaves)', count()),
+    option('--temp <t>', 'temperature; 0 always takes the likeliest token', real(0, 100)).default(
+      0,
+    ),
+    option('--top-k <n>', 'draw among the n likeliest; 0: all', whole(0, 2 ** 24)).default(0),
+    option('--top-p <p>', 'draw among the likeliest of mass p', real(0, 1, true)).default(1),
+    option('--min-p <p>', 'drop what is less likely than p times the best', real(0, 1)).default(0),
+    option('--repetition-penalty <x>', 'divides logits of seen tokens', real(0, 100, true)).default(
+      1,
+    ),
+    option('--presence-penalty <x>', 'taken once from drawn tokens', penalty).default(0),
+    option('--frequency-penalty <x>', 'taken per draw from drawn tokens', penalty).default(0),
+    option('--logit-bias <id=value>', 'added to a logit; may be repeated; -inf bans', logitBias),
+    option('--seed <n>', 'of the draws (default: a random one)', seed),
+  ])
+}
+
+export function addTalkFlags(command: Command): Command {
+  return addAll(command, 'Conversation:', [
+    option('--system <text>', 'system message'),
+    option('--think <when>', "thinking; auto: the template's default")
+      .choices(['auto', 'on', 'off'])
+      .default('auto'),
+  ])
+}
+
+export function addPromptFlags(command: Command): Command {
+  return addAll(command, 'Prompt:', [
+    option('-p, --prompt <text>', 'the prompt (default: read from stdin)').conflicts('file'),
+    option('-f, --file <file>', 'a file that holds the prompt; - is stdin', filled('a file name')),
+    option('--raw', 'continue the text as it is: no chat template, no thinking apart').conflicts([
+      'system',
+      'think',
+    ]),
+  ])
+}
+
+export function addScoreFlags(command: Command): Command {
+  return addAll(command, 'Files and figures:', [
+    option(
+      '-i, --input <file>',
+      'JSON lines to score; - is stdin',
+      filled('a file name'),
+    ).makeOptionMandatory(),
+    option(
+      '-o, --output <file>',
+      'where the results go; - is stdout',
+      filled('a file name'),
+    ).makeOptionMandatory(),
+    option('--top-logprobs <n>', 'likeliest tokens at each position', whole(0, 1024)).default(0),
+    option('--routing', 'the experts of every token'),
+  ])
+}
+
+/** What the engine is asked for. `sampleable`: ids from there on are padding, never drawn. */
+export function wishesOf(flags: SharedFlags, sampleable?: number): EngineWishes {
+  return {
+    contextTokens: flags.ctxSize,
+    kvType: flags.kvType,
+    threads: flags.threads,
+    ropeScaling: flags.ropeScaling,
+    sampleable,
+  }
+}
+
+/** Throws a Failure for what no build of this program can do yet. */
+export function refuseUnavailable(flags: SharedFlags): void {
+  if (flags.backend === 'cuda') {
+    throw new Failure('--backend cuda: this build has no CUDA backend; expected auto or cpu')
+  }
+}
+
+/** One line for each flag that was given and that changes nothing. */
+export function idleFlags(flags: SharedFlags & Partial<DrawFlags>): string[] {
+  const lines: string[] = []
+  const idle = (flag: string, isIdle: boolean, reason = '') => {
+    if (isIdle) lines.push(`${flag} has no effect${reason === '' ? ' yet' : ` ${reason}`}`)
+  }
+  const mapped = 'yet: experts are mapped, and the system decides which stay in memory'
+  idle('--expert-ram', flags.expertRam !== undefined, mapped)
+  idle('--expert-vram', flags.expertVram !== undefined, 'yet: there is no GPU backend')
+  idle('--load-mode direct', flags.loadMode === 'direct', 'yet: weights are mapped')
+  idle('--policy', flags.policy !== undefined, mapped)
+  idle('--prefetch on', flags.prefetch === 'on')
+  idle('--trace', flags.trace !== undefined)
+  if (flags.temp === 0) {
+    const greedy = 'at --temp 0, which always takes the likeliest token'
+    idle('--top-k', flags.topK !== 0, greedy)
+    idle('--top-p', flags.topP !== 1, greedy)
+    idle('--min-p', flags.minP !== 0, greedy)
+    idle('--seed', flags.seed !== undefined, greedy)
+  }
+  return lines
+}
+
+function count() {
+  return whole(1, 2 ** 30)
+}
+
+/** An option with its environment variable: --ctx-size is RING_CTX_SIZE. */
+function option<Value>(
+  flags: string,
+  description: string,
+  parse?: (text: string, previous: Value) => Value,
+): Option {
+  const made = new Option(flags, description)
+  const name = made.name().toUpperCase().replaceAll('-', '_')
+  made.env(`RING_${name}`)
+  return parse === undefined ? made : made.argParser(parse)
+}
+
+function addAll(command: Command, heading: string, options: readonly Option[]): Command {
+  command.optionsGroup(heading)
+  for (const one of options) command.addOption(one)
+  return command
+}

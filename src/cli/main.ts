@@ -1,0 +1,109 @@
+#!/usr/bin/env node
+// The program: which commands there are, and how they end. Each command's own code is loaded only when
+// it is asked for, so that help is instant and an answer begins soon. Nothing but this file prints
+// errors or sets the exit status: 0 done, 1 failed, 2 wrong usage.
+import { Command, CommanderError } from 'commander'
+import { Failure, failureOf, oneLine, Status, stackOf, systemReason, tell } from './failure.js'
+import {
+  addDrawFlags,
+  addPromptFlags,
+  addScoreFlags,
+  addSharedFlags,
+  addTalkFlags,
+  type ChatFlags,
+  type RunFlags,
+  type ScoreFlags,
+  type SharedFlags,
+} from './flags.js'
+import { packageVersion } from './source.js'
+
+guardStreams()
+process.on('uncaughtException', (error) => process.exit(told(error)))
+process.exitCode = await main(process.argv)
+
+async function main(words: readonly string[]): Promise<number> {
+  try {
+    const ended: { status: number } = { status: Status.done }
+    const program = programOf((status) => {
+      ended.status = status
+    })
+    settleEnvironment(program)
+    await program.parseAsync(words)
+    return ended.status
+  } catch (error) {
+    // Commander has said what is wrong with the words already.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? Status.done : Status.usage
+    return told(error)
+  }
+}
+
+function told(error: unknown): number {
+  const { message, status } = failureOf(error)
+  tell(message)
+  const stack = stackOf(error)
+  if (stack !== null) process.stderr.write(`${stack}\n`)
+  return status
+}
+
+function programOf(end: (status: number) => void): Command {
+  const program = new Command('ring-offload')
+    .description('Runs a mixture-of-experts model that is larger than memory.')
+    .version(packageVersion())
+    .exitOverride()
+    .configureOutput({
+      outputError: (text, write) =>
+        write(`ring-offload: ${oneLine(text.replace(/^error: /, ''))}\n`),
+    })
+  const command = (name: string, description: string) =>
+    program
+      .command(name)
+      .description(description)
+      .argument('[MODEL]', 'a folder, or ORG/NAME in the Hugging Face cache (default: ring-tiny)')
+
+  const run = command('run', 'answer one prompt; greedy unless --temp is given')
+  addDrawFlags(addTalkFlags(addPromptFlags(run))).action(
+    async (model: string | undefined, flags: RunFlags) => {
+      end(await (await import('./run.js')).run(model, flags))
+    },
+  )
+  const chat = command('chat', 'talk, line by line')
+  addDrawFlags(addTalkFlags(chat)).action(async (model: string | undefined, flags: ChatFlags) => {
+    end(await (await import('./chat.js')).chat(model, flags))
+  })
+  const score = command('score', 'log-probabilities and chosen experts of given tokens or texts')
+  addScoreFlags(score).action(async (model: string | undefined, flags: ScoreFlags) => {
+    end(await (await import('./score.js')).score(model, flags))
+  })
+  const inspect = command('inspect', 'what a checkpoint is, and what of it fits this machine')
+  inspect.action(async (model: string | undefined, flags: SharedFlags) => {
+    end(await (await import('./inspect.js')).inspect(model, flags))
+  })
+  for (const one of [run, chat, score, inspect]) addSharedFlags(one)
+  return program
+}
+
+/**
+ * Commander takes a switch for given whenever its variable exists, whatever it says. So a variable
+ * that is empty, or that switches off, is taken out here; one that says neither is a mistake.
+ */
+function settleEnvironment(program: Command): void {
+  for (const { envVar, required } of program.commands.flatMap((command) => command.options)) {
+    const value = envVar === undefined ? undefined : process.env[envVar]
+    if (envVar === undefined || value === undefined) continue
+    const isOff = !required && /^(?:0|false|no|off)$/i.test(value)
+    if (value === '' || isOff) {
+      delete process.env[envVar]
+    } else if (!required && !/^(?:1|true|yes|on)$/i.test(value)) {
+      throw new Failure(`${envVar} must be 1 or 0, found ${value}`, Status.usage)
+    }
+  }
+}
+
+/** A reader that has had enough, such as head, is no failure; a full disk is. */
+function guardStreams(): void {
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(Status.done)
+    process.exit(told(new Failure(`standard output: cannot be written: ${systemReason(error)}`)))
+  })
+  process.stderr.on('error', () => {})
+}

@@ -1,0 +1,65 @@
+// `run`: one prompt, one answer. The text streams to stdout; with --json it comes in one object at the
+// end instead. The order of its parts is that of a person's likely mistakes: flags, model, prompt,
+// tokenizer, and only then the weights.
+import { Engine } from '../engine/engine.js'
+import type { TextPiece } from '../model/thinking.js'
+import { type Answer, readAnswer } from './answer.js'
+import { Conversation, openText, rawPrompt } from './conversation.js'
+import { Failure, Status } from './failure.js'
+import { type RunFlags, refuseUnavailable, wishesOf } from './flags.js'
+import { Interrupts, statusOfSignal } from './interrupt.js'
+import { type Log, logFor } from './log.js'
+import { readPrompt } from './prompt.js'
+import { runReport } from './report.js'
+import { requestOf, seedOf } from './request.js'
+import { Screen } from './show.js'
+import { findModel, type ModelSource } from './source.js'
+
+/** Returns the exit status; throws for everything that a person is to be told. */
+export async function run(model: string | undefined, flags: RunFlags): Promise<number> {
+  refuseUnavailable(flags)
+  const log = logFor(flags)
+  const source = findModel(model)
+  const { text, isChosen } = await readPrompt(flags, source.isBundled)
+  const tokenizer = await openText(source.folder)
+  const prompt = flags.raw
+    ? rawPrompt(tokenizer, text)
+    : new Conversation(source.folder, tokenizer, flags).ask(text)
+  const interrupts = new Interrupts()
+  const engine = await Engine.open(source.folder, wishesOf(flags, tokenizer.size))
+  try {
+    log.opened(source.name, engine.facts, flags.ctxSize)
+    if (isChosen) log.line(`no prompt given (-p TEXT), so the question is: ${text}`)
+    const seed = seedOf(flags)
+    if (seed !== null && flags.seed === undefined) log.line(`seed ${seed}`)
+    const request = requestOf(prompt.tokens, flags, seed, engine.facts)
+    const generation = engine.generate(request)
+    const screen = flags.json ? null : new Screen()
+    const show = (piece: TextPiece) => screen?.piece(piece)
+    const answer = await interrupts
+      .during(
+        () => generation.cancel(),
+        () => readAnswer(generation, tokenizer, prompt, request.stopIds, show),
+      )
+      .finally(() => screen?.end())
+    finish(answer, source, seed, engine.facts.expertBytes, flags, log)
+    return interrupts.received === null ? Status.done : statusOfSignal(interrupts.received)
+  } finally {
+    await engine.close()
+  }
+}
+
+function finish(
+  answer: Answer,
+  source: ModelSource,
+  seed: number | null,
+  expertBytes: number,
+  flags: RunFlags,
+  log: Log,
+): void {
+  if (answer.ending.reason === 'failed') throw new Failure(answer.ending.message)
+  if (flags.json) {
+    process.stdout.write(`${runReport({ model: source.name, answer, seed, expertBytes })}\n`)
+  }
+  log.rates(answer.ending.stats)
+}

@@ -165,7 +165,8 @@ Status Device::advance(int32_t id, Reason* reason, int32_t* stop, size_t stop_le
       return {};
     }
   }
-  *reason = end(*step, Reason::done, {});
+  const Status status = check_sizes();
+  *reason = status.failed() ? end(*step, Reason::lost, status) : end(*step, Reason::done, {});
   return {};
 }
 
@@ -318,17 +319,28 @@ bool Device::is_cancelled(const Step& step) const {
   return true;
 }
 
+Status Device::lose(const FileMap& map, int64_t offset) {
+  const Status status = failure(Code::lost,
+                                "%s: cannot be read at byte %lld: the file was cut short or its drive failed",
+                                map.path().c_str(), static_cast<long long>(offset));
+  lost_text_ = status.text;
+  if (state_ == State::open) state_ = State::lost;
+  return status;
+}
+
 // A page that could not be read has been computed with as zeros: nothing since open can be trusted.
 Status Device::check_maps() {
   for (const FileMap& map : maps_) {
-    const int64_t offset = map.unreadable();
-    if (offset < 0) continue;
-    const Status status = failure(Code::lost,
-                                  "%s: cannot be read at byte %lld: the file was cut short or its drive failed",
-                                  map.path().c_str(), static_cast<long long>(offset));
-    lost_text_ = status.text;
-    if (state_ == State::open) state_ = State::lost;
-    return status;
+    if (map.unreadable() >= 0) return lose(map, map.unreadable());
+  }
+  return {};
+}
+
+// Once a step: a file cut within a page gives zeros and no signal.
+Status Device::check_sizes() {
+  for (const FileMap& map : maps_) {
+    const int64_t size = map.size_now();
+    if (size < static_cast<int64_t>(map.bytes())) return lose(map, size);
   }
   return {};
 }

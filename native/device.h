@@ -112,6 +112,8 @@ class Device {
   void copy_batch(const BatchView& batch, Step& step);
   bool is_cancelled(const Step& step) const;
   Status check_maps();
+  Status check_sizes();
+  Status lose(const FileMap& map, int64_t offset);
   Status run_layer(int32_t index, Step& step, bool* stops);
   Status route_layer(int32_t index, Step& step);
   Status mix_in_place(int32_t index, Step& step);

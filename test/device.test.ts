@@ -1,6 +1,6 @@
 // The shared suite over both devices, what only the native one has, and their agreement: the replay
 // of a recorded trace must stop for the same experts as the model that made it.
-import { copyFileSync, mkdtempSync, readdirSync, rmSync, truncateSync } from 'node:fs'
+import { copyFileSync, mkdtempSync, readdirSync, rmSync, statSync, truncateSync } from 'node:fs'
 import os from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
@@ -105,6 +105,25 @@ describe('the native device', () => {
       }
     }
     device.close()
+  })
+
+  it('is lost when a mapped file loses a few bytes within its last page', () => {
+    const folder = mkdtempSync(join(os.tmpdir(), 'ring-cut-'))
+    try {
+      for (const file of readdirSync(ringTiny)) {
+        copyFileSync(join(ringTiny, file), join(folder, file))
+      }
+      const model = openModel(folder)
+      const shard = 'model-00004-of-00004.safetensors'
+      const sizeBytes = statSync(join(folder, shard)).size
+      truncateSync(join(folder, shard), sizeBytes - 16)
+      const outcome = { ...outcomeOf(1), message: '' }
+      expect(step(model.stage, batchOf(tokens.slice(0, 8)), outcome)).toBe(Reason.lost)
+      expect(outcome.message).toMatch(`${shard}: cannot be read at byte ${sizeBytes - 16}`)
+      model.close()
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
   })
 
   it('is lost, and says where, when a mapped file is cut short under it', () => {

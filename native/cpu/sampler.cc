@@ -58,7 +58,7 @@ void adjust(const float* logits, int32_t vocabulary, int32_t sampleable, const S
 int32_t greedy(const std::vector<float>& logits) {
   int32_t best = -1;
   for (size_t id = 0; id < logits.size(); ++id) {
-    if (logits[id] == kNever) continue;
+    if (!(logits[id] > kNever)) continue;
     if (best < 0 || logits[id] > logits[best]) best = static_cast<int32_t>(id);
   }
   return best;
@@ -84,7 +84,11 @@ double narrow(const Sampling& sampling, DrawScratch& scratch) {
   shares.resize(candidates.size());
   double total = 0;
   for (size_t i = 0; i < candidates.size(); ++i) {
-    shares[i] = std::exp((static_cast<double>(candidates[i].logit) - highest) / sampling.temperature);
+    const float logit = candidates[i].logit;
+    // Equal ones without a difference: biases may have made them infinite.
+    shares[i] = logit == highest
+                    ? 1.0
+                    : std::exp((static_cast<double>(logit) - highest) / sampling.temperature);
     total += shares[i];
   }
   if (sampling.top_p < 1.0f) {
@@ -147,7 +151,8 @@ int32_t draw(const float* logits, int32_t vocabulary, int32_t sampleable, const 
   std::vector<Candidate>& candidates = scratch.candidates;
   candidates.clear();
   for (int32_t id = 0; id < vocabulary; ++id) {
-    if (scratch.adjusted[id] != kNever) candidates.push_back({id, scratch.adjusted[id]});
+    // Opposite infinite biases make a NaN, which no order knows: never drawn either.
+    if (scratch.adjusted[id] > kNever) candidates.push_back({id, scratch.adjusted[id]});
   }
   if (candidates.empty()) return -1;
   const double total = narrow(sampling, scratch);

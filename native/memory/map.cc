@@ -92,39 +92,43 @@ FileMap::FileMap(FileMap&& other) noexcept
     : path_(std::move(other.path_)),
       data_(std::exchange(other.data_, nullptr)),
       bytes_(std::exchange(other.bytes_, 0)),
+      descriptor_(std::exchange(other.descriptor_, -1)),
       guard_(std::exchange(other.guard_, -1)) {}
 
 FileMap::~FileMap() {
   release_guard(guard_);
   if (data_ != nullptr) munmap(const_cast<uint8_t*>(data_), bytes_);
+  if (descriptor_ >= 0) ::close(descriptor_);
 }
 
 Status FileMap::open(const std::string& path, uint64_t bytes) {
   install_handler_once();
   path_ = path;
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) {
+  descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor_ < 0) {
     return failure(Code::cannot_read, "%s: cannot be opened: %s", path.c_str(), strerror(errno));
   }
   struct stat facts {};
-  if (fstat(descriptor, &facts) != 0 || static_cast<uint64_t>(facts.st_size) != bytes) {
-    ::close(descriptor);
+  if (fstat(descriptor_, &facts) != 0 || static_cast<uint64_t>(facts.st_size) != bytes) {
     return failure(Code::cannot_read,
                    "%s: has %lld bytes, but had %llu when its header was read; is it being written?",
                    path.c_str(), static_cast<long long>(facts.st_size),
                    static_cast<unsigned long long>(bytes));
   }
-  void* address = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor, 0);
-  const int error = errno;
-  ::close(descriptor);  // the map keeps the file
+  void* address = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor_, 0);
   if (address == MAP_FAILED) {
-    return failure(Code::cannot_read, "%s: cannot be mapped: %s", path.c_str(), strerror(error));
+    return failure(Code::cannot_read, "%s: cannot be mapped: %s", path.c_str(), strerror(errno));
   }
   data_ = static_cast<const uint8_t*>(address);
   bytes_ = bytes;
   guard_ = guard_range(data_, bytes_);
   if (guard_ < 0) return failure(Code::out_of_memory, "more than %d files are mapped", kGuardsMax);
   return {};
+}
+
+int64_t FileMap::size_now() const {
+  struct stat facts {};
+  return fstat(descriptor_, &facts) == 0 ? facts.st_size : 0;
 }
 
 int64_t FileMap::unreadable() const {

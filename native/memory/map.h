@@ -26,13 +26,18 @@ class FileMap {
   uint64_t bytes() const { return bytes_; }
   const std::string& path() const { return path_; }
 
-  // Offset of the first page that could not be read since open, or -1.
+  // Offset of the first page that could not be read since open, or -1. Cheap enough for every layer.
   int64_t unreadable() const;
+
+  // The file's size now, which is less than bytes() when somebody cut it: within the last page that
+  // is left the system hands out zeros without a signal. One system call.
+  int64_t size_now() const;
 
  private:
   std::string path_;
   const uint8_t* data_ = nullptr;
   uint64_t bytes_ = 0;
+  int descriptor_ = -1;
   int guard_ = -1;  // index in the table of guarded ranges
 };
 

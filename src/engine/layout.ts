@@ -42,7 +42,7 @@ const defaultStepTokens = 512
 const automaticKvShare = 0.5
 
 /** Bytes of keys and values that one token keeps, over all layers. */
-function kvBytesPerToken(config: ModelConfig, kvType: KvType): number {
+export function kvBytesPerToken(config: ModelConfig, kvType: KvType): number {
   const elementBytes = kvType === 'f32' ? 4 : 2
   return 2 * config.layers * config.kvHeads * config.headDim * elementBytes
 }

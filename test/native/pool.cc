@@ -1,0 +1,173 @@
+// The pool of compute threads: each piece of each round runs exactly once, whatever the sizes, and
+// nothing of a round runs after it. Most rounds are tiny and follow each other at once, which is
+// when a thread that wakes late would take a piece of the next round.
+#include "cpu/pool.h"
+#include "harness.h"
+#include "reference.h"
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <utility>
+#include <vector>
+
+using namespace ring;
+using namespace ring::test;
+
+namespace {
+
+// What the pieces of one round leave behind. Workers cannot state claims, so they count.
+struct Round {
+  explicit Round(int pieces) : runs(pieces) {}
+
+  std::vector<std::atomic<int>> runs;  // [piece]
+  std::atomic<int> bad_pieces{0}, bad_threads{0};
+
+  void note(int piece, int thread, int threads) {
+    if (thread < 0 || thread >= threads) bad_threads.fetch_add(1, std::memory_order_relaxed);
+    if (piece < 0 || piece >= static_cast<int>(runs.size())) {
+      bad_pieces.fetch_add(1, std::memory_order_relaxed);
+    } else {
+      runs[piece].fetch_add(1, std::memory_order_relaxed);
+    }
+  }
+};
+
+void require_once(const Round& round, int threads) {
+  require(round.bad_pieces == 0, "%d threads: a piece out of range", threads);
+  require(round.bad_threads == 0, "%d threads: a thread number out of range", threads);
+  for (size_t piece = 0; piece < round.runs.size(); ++piece) {
+    require(round.runs[piece] == 1, "%d threads, %zu pieces: piece %zu ran %d times", threads,
+            round.runs.size(), piece, round.runs[piece].load());
+  }
+}
+
+void run_round(Pool& pool, int pieces) {
+  Round round(pieces);
+  const int threads = pool.threads();
+  pool.run(pieces, [&](int piece, int thread) { round.note(piece, thread, threads); });
+  require_once(round, threads);
+}
+
+// Longer than any worker looks for work before it parks, which the pool does by time; what follows
+// must hold whether they have parked or not.
+void let_workers_park() { std::this_thread::sleep_for(std::chrono::milliseconds(3)); }
+
+// One piece for each thread, of which none ends before all have begun: so each thread must take
+// one. Gives up after a while, in case one of them never comes.
+void require_all_present(Pool& pool) {
+  const int threads = pool.threads();
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  std::atomic<int> present{0};
+  std::atomic<uint32_t> seen{0};
+  pool.run(threads, [&](int, int thread) {
+    seen.fetch_or(1u << thread);
+    present.fetch_add(1);
+    while (present.load() < threads && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::yield();
+    }
+  });
+  require(seen == (1u << threads) - 1, "of %d threads came only those of mask %x", threads,
+          seen.load());
+}
+
+constexpr int kThreadCounts[] = {1, 2, 3, 8};
+
+}  // namespace
+
+RING_CASE(pool_once, "a pool runs every piece once, for 0, 1, 2 and 1,000 pieces") {
+  for (const int threads : kThreadCounts) {
+    Pool pool(threads);
+    require(pool.threads() == threads, "%d threads wanted, %d made", threads, pool.threads());
+    for (const int pieces : {0, 1, 2, 1000, 0, 1000, 1, 2}) run_round(pool, pieces);
+  }
+}
+
+RING_CASE(pool_negative, "a pool runs nothing for a negative number of pieces") {
+  Pool pool(2);
+  int calls = 0;
+  pool.run(-1, [&](int, int) { ++calls; });
+  require(calls == 0, "it ran %d pieces", calls);
+}
+
+// Sizes go up and down by turns: a thread that comes late with the count of the round before is
+// caught when that was the larger one by a piece out of range, else by a piece that runs twice.
+RING_CASE(pool_stress, "a pool keeps many rounds of changing size apart, back to back") {
+  Dice dice(30);
+  for (const int threads : kThreadCounts) {
+    Pool pool(threads);
+    for (int round = 0; round < 50000; ++round) run_round(pool, dice.below(8));
+    for (int round = 0; round < 1000; ++round) run_round(pool, dice.below(200));
+  }
+}
+
+// Each round's work is an object of its own that counts its calls and knows when its round is over.
+// It does nothing else, so that rounds follow each other as closely as they can; growing sizes are
+// what a thread with the number of a piece of the round before would fall for.
+RING_CASE(pool_late, "a pool calls no work after its round has ended, and none twice") {
+  struct Work {
+    std::atomic<int>* calls;  // of this round
+    const std::atomic<int>* latest;
+    int number;
+    std::atomic<int>* late;
+    void operator()(int, int) const {
+      if (latest->load() != number) late->fetch_add(1);
+      calls->fetch_add(1);
+    }
+  };
+  for (const auto& [threads, rounds] : {std::pair{2, 300000}, {3, 100000}, {8, 30000}}) {
+    std::vector<std::atomic<int>> calls(rounds);
+    std::atomic<int> latest{-1}, late{0};
+    {
+      Pool pool(threads);
+      for (int number = 0; number < rounds; ++number) {
+        latest.store(number);
+        pool.run(number % 2 == 0 ? 2 : 7, Work{&calls[number], &latest, number, &late});
+        latest.store(-1);
+      }
+    }
+    require(late == 0, "%d threads: %d pieces ran late", threads, late.load());
+    for (int number = 0; number < rounds; ++number) {
+      const int expected = number % 2 == 0 ? 2 : 7;
+      require(calls[number] == expected, "%d threads, round %d: %d pieces ran, expected %d",
+              threads, number, calls[number].load(), expected);
+    }
+  }
+}
+
+RING_CASE(pool_parked, "a pool wakes all its parked threads, and ends while they are parked") {
+  for (const int threads : kThreadCounts) {
+    Pool pool(threads);
+    let_workers_park();
+    for (int round = 0; round < 3; ++round) {
+      require_all_present(pool);
+      let_workers_park();
+    }
+  }
+}
+
+RING_CASE(pool_short_life, "a pool may end at once, used or not") {
+  for (int life = 0; life < 100; ++life) {
+    Pool pool(1 + life % 4);
+    if (life % 2 == 0) run_round(pool, 3);
+  }
+}
+
+RING_CASE(pool_shares, "a pool lets all its threads take part, round after round") {
+  for (const int threads : kThreadCounts) {
+    Pool pool(threads);
+    for (int round = 0; round < 20; ++round) require_all_present(pool);
+  }
+}
+
+RING_CASE(pool_publishes, "a pool's caller sees what the pieces wrote, and they what it wrote") {
+  Pool pool(4);
+  std::vector<int> input(64), output(64);
+  for (int round = 0; round < 2000; ++round) {
+    for (int& value : input) value = round;
+    pool.run(64, [&](int piece, int) { output[piece] = input[piece] + piece; });
+    for (int piece = 0; piece < 64; ++piece) {
+      require(output[piece] == round + piece, "round %d, piece %d: stale", round, piece);
+    }
+  }
+}

@@ -1,14 +1,15 @@
 // The only file that knows Node-API. It checks the kinds of arguments, turns them into plain views,
 // calls the device, and turns a failed status into a JavaScript error with a code. One wrapped
-// object, Device; everything else crosses as numbers and typed arrays. There is no state outside the
-// object, so the addon loads in any number of threads.
-#include "device.h"
+// object, Device; everything else crosses as numbers and typed arrays. There is no state outside
+// the object, so the addon loads in any number of threads.
+#include <napi.h>
+#include <sys/sysinfo.h>
 
 #include <algorithm>
 #include <cmath>
-#include <napi.h>
-#include <sys/sysinfo.h>
 #include <thread>
+
+#include "device.h"
 
 namespace {
 
@@ -128,12 +129,13 @@ ring::Limits read_limits(Napi::Object o) {
 class Device : public Napi::ObjectWrap<Device> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "Device",
-                       {InstanceMethod("open", &Device::open), InstanceMethod("begin", &Device::begin),
-                        InstanceMethod("advance", &Device::advance), InstanceMethod("mix", &Device::mix),
-                        InstanceMethod("stage", &Device::stage), InstanceMethod("poll", &Device::poll),
-                        InstanceMethod("sample", &Device::sample), InstanceMethod("close", &Device::close),
-                        InstanceMethod("describe", &Device::describe)});
+    return DefineClass(
+        env, "Device",
+        {InstanceMethod("open", &Device::open), InstanceMethod("begin", &Device::begin),
+         InstanceMethod("advance", &Device::advance), InstanceMethod("mix", &Device::mix),
+         InstanceMethod("stage", &Device::stage), InstanceMethod("poll", &Device::poll),
+         InstanceMethod("sample", &Device::sample), InstanceMethod("close", &Device::close),
+         InstanceMethod("describe", &Device::describe)});
   }
 
   explicit Device(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Device>(info) {}
@@ -152,7 +154,8 @@ class Device : public Napi::ObjectWrap<Device> {
       if (!file.Get("path").IsString()) refuse(env, "layout.files path", "a string");
       const double bytes = number(file, "sizeBytes");
       if (bytes < 1 || bytes > 0x1p53) refuse(env, "layout.files sizeBytes", "a size");
-      layout.files.push_back({file.Get("path").As<Napi::String>().Utf8Value(), static_cast<uint64_t>(bytes)});
+      layout.files.push_back(
+          {file.Get("path").As<Napi::String>().Utf8Value(), static_cast<uint64_t>(bytes)});
     }
     const auto rope = float32s(env, o.Get("ropeInverse"), "layout.ropeInverse");
     layout.rope_inverse.assign(rope.Data(), rope.Data() + rope.ElementLength());
@@ -191,11 +194,21 @@ class Device : public Napi::ObjectWrap<Device> {
     if (bias_ids.ElementLength() != bias_values.ElementLength()) {
       refuse(env, "batch.biasValues", "as long as batch.biasIds");
     }
-    const ring::BatchView batch = {
-        parts,           part.Data(),      tokens.Data(),      tokens.ElementLength(),
-        blocks.Data(),   blocks.ElementLength(), sampling.Data(), sampling.ElementLength(),
-        history.Data(),  history.ElementLength(), bias_ids.Data(), bias_values.Data(),
-        bias_ids.ElementLength(), masks.Data(), masks.ElementLength()};
+    const ring::BatchView batch = {parts,
+                                   part.Data(),
+                                   tokens.Data(),
+                                   tokens.ElementLength(),
+                                   blocks.Data(),
+                                   blocks.ElementLength(),
+                                   sampling.Data(),
+                                   sampling.ElementLength(),
+                                   history.Data(),
+                                   history.ElementLength(),
+                                   bias_ids.Data(),
+                                   bias_values.Data(),
+                                   bias_ids.ElementLength(),
+                                   masks.Data(),
+                                   masks.ElementLength()};
     int32_t id = 0;
     require(env, device_.begin(batch, &id));
     return Napi::Number::New(env, id);
@@ -298,7 +311,8 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
   sysinfo(&facts);
   Napi::Object machine = Napi::Object::New(env);
   machine.Set("cores", Napi::Number::New(env, std::thread::hardware_concurrency()));
-  machine.Set("memoryBytes", Napi::Number::New(env, static_cast<double>(facts.totalram) * facts.mem_unit));
+  machine.Set("memoryBytes",
+              Napi::Number::New(env, static_cast<double>(facts.totalram) * facts.mem_unit));
   machine.Set("instructionSet", Napi::String::New(env, ring::best_instruction_set()));
   return machine;
 }
@@ -310,10 +324,10 @@ void put(Napi::Object table, const char* group, const char* name, int value) {
 Napi::Object contract(Napi::Env env) {
   Napi::Object table = Napi::Object::New(env);
   put(table, "contract", "version", ring::kContractVersion);
-#define RING_PUT(group, list)                                      \
-  do {                                                             \
-    const char* name_of_group = group;                             \
-    list(RING_PUT_ENTRY)                                           \
+#define RING_PUT(group, list)          \
+  do {                                 \
+    const char* name_of_group = group; \
+    list(RING_PUT_ENTRY)               \
   } while (0);
 #define RING_PUT_ENTRY(name, value) put(table, name_of_group, #name, value);
   RING_PUT("reason", RING_REASONS)

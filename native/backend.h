@@ -22,11 +22,11 @@ struct Limits {
 struct Part {
   int32_t first_token;  // index of its first token in the step
   int32_t tokens;
-  int32_t position;     // of its first token in the sequence
+  int32_t position;  // of its first token in the sequence
   Rows rows;
-  int32_t sequence;     // index of its cancel flag
-  int32_t target;       // the token that follows the part, for log-probabilities; -1: none
-  bool sampled;         // whether the last row draws a token
+  int32_t sequence;       // index of its cancel flag
+  int32_t target;         // the token that follows the part, for log-probabilities; -1: none
+  bool sampled;           // whether the last row draws a token
   const int32_t* blocks;  // KV blocks of the sequence, enough for position + tokens
 };
 
@@ -50,22 +50,22 @@ struct Sampling {
   uint64_t seed, position;
   const int32_t* history;  // tokens so far, for the penalties
   int32_t history_count;
-  int32_t prompt_count;    // of the history, how many were prompt
+  int32_t prompt_count;  // of the history, how many were prompt
   const int32_t* bias_ids;
   const float* bias_values;
   int32_t bias_count;
-  const uint32_t* mask;    // one bit per vocabulary id, set: allowed; null: all allowed
+  const uint32_t* mask;  // one bit per vocabulary id, set: allowed; null: all allowed
 };
 
 // Where the head writes. Row r is the r-th row with logits, in part order.
 struct HeadOutput {
-  int32_t rows;            // capacity of the arrays below
-  int32_t* next;           // [rows] drawn token, or -1
-  float* logprobs;         // [rows] of the drawn token, else of the known next one, else NaN
+  int32_t rows;     // capacity of the arrays below
+  int32_t* next;    // [rows] drawn token, or -1
+  float* logprobs;  // [rows] of the drawn token, else of the known next one, else NaN
   int32_t top_count;
-  int32_t* top_ids;        // [rows][top_count]
-  float* top_logprobs;     // [rows][top_count]
-  float* logits;           // [rows][vocabulary], or null
+  int32_t* top_ids;     // [rows][top_count]
+  float* top_logprobs;  // [rows][top_count]
+  float* logits;        // [rows][vocabulary], or null
 };
 
 constexpr uint32_t kBackendVersion = 1;

@@ -1,8 +1,8 @@
 // What a batch must be before a step computes with it, and its copy into the step: nothing of the
 // caller's arrays is read after begin.
-#include "device.h"
-
 #include <cmath>
+
+#include "device.h"
 
 namespace ring {
 namespace {
@@ -20,28 +20,37 @@ Status check_sampling(const double* f, int32_t part, const Shape& s, const Batch
                       const Offsets& at) {
   const double temperature = f[sampling_field::temperature];
   const bool numbers_good =
-      temperature >= 0 && std::isfinite(temperature) && is_whole(f[sampling_field::top_k], 0, 0x1p31 - 1) &&
-      f[sampling_field::top_p] > 0 && f[sampling_field::top_p] <= 1 && f[sampling_field::min_p] >= 0 &&
+      temperature >= 0 && std::isfinite(temperature) &&
+      is_whole(f[sampling_field::top_k], 0, 0x1p31 - 1) && f[sampling_field::top_p] > 0 &&
+      f[sampling_field::top_p] <= 1 && f[sampling_field::min_p] >= 0 &&
       f[sampling_field::min_p] <= 1 && f[sampling_field::repetition] > 0 &&
       std::isfinite(f[sampling_field::repetition]) && std::isfinite(f[sampling_field::presence]) &&
-      std::isfinite(f[sampling_field::frequency]) && is_whole(f[sampling_field::seed_low], 0, 0x1p32 - 1) &&
-      is_whole(f[sampling_field::seed_high], 0, 0x1p32 - 1) && is_whole(f[sampling_field::position], 0, 0x1p53);
-  if (!numbers_good) return failure(Code::bad_argument, "part %d has sampling values out of range", part);
+      std::isfinite(f[sampling_field::frequency]) &&
+      is_whole(f[sampling_field::seed_low], 0, 0x1p32 - 1) &&
+      is_whole(f[sampling_field::seed_high], 0, 0x1p32 - 1) &&
+      is_whole(f[sampling_field::position], 0, 0x1p53);
+  if (!numbers_good)
+    return failure(Code::bad_argument, "part %d has sampling values out of range", part);
   const double history = f[sampling_field::history], biases = f[sampling_field::biases];
   if (!is_whole(history, 0, static_cast<double>(batch.history_length - at.history)) ||
       !is_whole(f[sampling_field::prompt], 0, history) ||
       !is_whole(biases, 0, static_cast<double>(batch.bias_length - at.biases)) ||
       !is_whole(f[sampling_field::masked], 0, 1)) {
-    return failure(Code::bad_argument, "part %d names more history or biases than the batch holds", part);
+    return failure(Code::bad_argument, "part %d names more history or biases than the batch holds",
+                   part);
   }
   for (size_t i = 0; i < static_cast<size_t>(history); ++i) {
     const int32_t id = batch.history[at.history + i];
-    if (id < 0 || id >= s.vocabulary) return failure(Code::bad_argument, "part %d has token %d in its history; the vocabulary has %d", part, id, s.vocabulary);
+    if (id < 0 || id >= s.vocabulary)
+      return failure(Code::bad_argument,
+                     "part %d has token %d in its history; the vocabulary has %d", part, id,
+                     s.vocabulary);
   }
   for (size_t i = 0; i < static_cast<size_t>(biases); ++i) {
     const int32_t id = batch.bias_ids[at.biases + i];
     if (id < 0 || id >= s.vocabulary || std::isnan(batch.bias_values[at.biases + i])) {
-      return failure(Code::bad_argument, "part %d biases token %d; the vocabulary has %d", part, id, s.vocabulary);
+      return failure(Code::bad_argument, "part %d biases token %d; the vocabulary has %d", part, id,
+                     s.vocabulary);
     }
   }
   const size_t words = (static_cast<size_t>(s.vocabulary) + 31) / 32;
@@ -65,13 +74,15 @@ Status Device::check_batch(const BatchView& batch) const {
   const Shape& s = model_.shape;
   if (batch.parts < 1 || batch.parts > limits_.parts ||
       batch.sampling_length < static_cast<size_t>(batch.parts) * sampling_field::count) {
-    return failure(Code::bad_argument, "a batch has 1 to %d parts, this one %d", limits_.parts, batch.parts);
+    return failure(Code::bad_argument, "a batch has 1 to %d parts, this one %d", limits_.parts,
+                   batch.parts);
   }
   Offsets at;
   for (int32_t index = 0; index < batch.parts; ++index) {
     const int32_t* p = batch.part + static_cast<size_t>(index) * part_field::count;
     const double* f = batch.sampling + static_cast<size_t>(index) * sampling_field::count;
-    const int64_t tokens = p[part_field::tokens], position = p[part_field::position], blocks = p[part_field::blocks];
+    const int64_t tokens = p[part_field::tokens], position = p[part_field::position],
+                  blocks = p[part_field::blocks];
     if (tokens < 1 || tokens > static_cast<int64_t>(batch.tokens_length - at.tokens) ||
         static_cast<int64_t>(at.tokens) + tokens > limits_.step_tokens) {
       return failure(Code::bad_argument, "part %d has %lld tokens; a step takes 1 to %d", index,
@@ -81,12 +92,14 @@ Status Device::check_batch(const BatchView& batch) const {
       return failure(Code::bad_argument, "part %d ends at position %lld; the context has %d", index,
                      static_cast<long long>(position + tokens), limits_.context);
     }
-    const int64_t needed = (position + tokens + limits_.kv_block_tokens - 1) / limits_.kv_block_tokens;
+    const int64_t needed =
+        (position + tokens + limits_.kv_block_tokens - 1) / limits_.kv_block_tokens;
     if (blocks < needed || blocks > static_cast<int64_t>(batch.blocks_length - at.blocks)) {
       return failure(Code::bad_argument, "part %d has %lld KV blocks, but needs %lld", index,
                      static_cast<long long>(blocks), static_cast<long long>(needed));
     }
-    if (p[part_field::rows] < 0 || p[part_field::rows] > static_cast<int32_t>(Rows::all) || p[part_field::sequence] < 0 ||
+    if (p[part_field::rows] < 0 || p[part_field::rows] > static_cast<int32_t>(Rows::all) ||
+        p[part_field::sequence] < 0 ||
         control::cancel + static_cast<size_t>(p[part_field::sequence]) >= control_words_ ||
         p[part_field::target] < -1 || p[part_field::target] >= s.vocabulary ||
         (p[part_field::sampled] != 0 && p[part_field::rows] == static_cast<int32_t>(Rows::none))) {
@@ -94,11 +107,15 @@ Status Device::check_batch(const BatchView& batch) const {
     }
     for (int64_t i = 0; i < tokens; ++i) {
       const int32_t id = batch.tokens[at.tokens + i];
-      if (id < 0 || id >= s.vocabulary) return failure(Code::bad_argument, "part %d has token %d; the vocabulary has %d", index, id, s.vocabulary);
+      if (id < 0 || id >= s.vocabulary)
+        return failure(Code::bad_argument, "part %d has token %d; the vocabulary has %d", index, id,
+                       s.vocabulary);
     }
     for (int64_t i = 0; i < blocks; ++i) {
       const int32_t block = batch.blocks[at.blocks + i];
-      if (block < 0 || block >= limits_.kv_blocks) return failure(Code::bad_argument, "part %d names KV block %d of %d", index, block, limits_.kv_blocks);
+      if (block < 0 || block >= limits_.kv_blocks)
+        return failure(Code::bad_argument, "part %d names KV block %d of %d", index, block,
+                       limits_.kv_blocks);
     }
     RING_TRY(check_sampling(f, index, s, batch, at));
     advance_offsets(at, p, f, s.vocabulary);
@@ -111,7 +128,8 @@ void Device::copy_batch(const BatchView& batch, Step& step) {
   Offsets end;
   for (int32_t index = 0; index < batch.parts; ++index) {
     advance_offsets(end, batch.part + static_cast<size_t>(index) * part_field::count,
-                    batch.sampling + static_cast<size_t>(index) * sampling_field::count, s.vocabulary);
+                    batch.sampling + static_cast<size_t>(index) * sampling_field::count,
+                    s.vocabulary);
   }
   step.tokens = static_cast<int32_t>(end.tokens);
   step.ids.assign(batch.tokens, batch.tokens + end.tokens);
@@ -126,9 +144,10 @@ void Device::copy_batch(const BatchView& batch, Step& step) {
   for (int32_t index = 0; index < batch.parts; ++index) {
     const int32_t* p = batch.part + static_cast<size_t>(index) * part_field::count;
     const double* f = batch.sampling + static_cast<size_t>(index) * sampling_field::count;
-    step.parts[index] = {static_cast<int32_t>(at.tokens), p[part_field::tokens], p[part_field::position],
-                         static_cast<Rows>(p[part_field::rows]), p[part_field::sequence], p[part_field::target],
-                         p[part_field::sampled] != 0, step.blocks.data() + at.blocks};
+    step.parts[index] = {static_cast<int32_t>(at.tokens), p[part_field::tokens],
+                         p[part_field::position],         static_cast<Rows>(p[part_field::rows]),
+                         p[part_field::sequence],         p[part_field::target],
+                         p[part_field::sampled] != 0,     step.blocks.data() + at.blocks};
     Sampling& sampling = step.sampling[index];
     sampling.temperature = static_cast<float>(f[sampling_field::temperature]);
     sampling.top_k = static_cast<int32_t>(f[sampling_field::top_k]);
@@ -137,7 +156,8 @@ void Device::copy_batch(const BatchView& batch, Step& step) {
     sampling.repetition = static_cast<float>(f[sampling_field::repetition]);
     sampling.presence = static_cast<float>(f[sampling_field::presence]);
     sampling.frequency = static_cast<float>(f[sampling_field::frequency]);
-    sampling.seed = static_cast<uint64_t>(f[sampling_field::seed_high]) << 32 | static_cast<uint64_t>(f[sampling_field::seed_low]);
+    sampling.seed = static_cast<uint64_t>(f[sampling_field::seed_high]) << 32 |
+                    static_cast<uint64_t>(f[sampling_field::seed_low]);
     sampling.position = static_cast<uint64_t>(f[sampling_field::position]);
     sampling.history = step.history.data() + at.history;
     sampling.history_count = static_cast<int32_t>(f[sampling_field::history]);

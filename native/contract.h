@@ -10,7 +10,8 @@ namespace ring {
 // Raised by one whenever the meaning of a field changes.
 constexpr int kContractVersion = 1;
 
-// Why `advance` came back. Below `done` the device wants an answer; from `done` on the step has ended.
+// Why `advance` came back. Below `done` the device wants an answer; from `done` on the step has
+// ended.
 #define RING_REASONS(X) \
   X(missing, 0)         \
   X(ahead, 1)           \
@@ -21,19 +22,19 @@ constexpr int kContractVersion = 1;
   X(lost, 6)
 
 // What an error is about; `code` of the one error type that native throws.
-#define RING_CODES(X) \
-  X(ok, 0)            \
-  X(bad_argument, 1)  \
-  X(not_open, 2)      \
-  X(already_open, 3)  \
-  X(closed, 4)        \
-  X(busy, 5)          \
-  X(bad_step, 6)      \
-  X(bad_order, 7)     \
-  X(bad_tensor, 8)    \
-  X(cannot_read, 9)   \
+#define RING_CODES(X)  \
+  X(ok, 0)             \
+  X(bad_argument, 1)   \
+  X(not_open, 2)       \
+  X(already_open, 3)   \
+  X(closed, 4)         \
+  X(busy, 5)           \
+  X(bad_step, 6)       \
+  X(bad_order, 7)      \
+  X(bad_tensor, 8)     \
+  X(cannot_read, 9)    \
   X(out_of_memory, 10) \
-  X(not_a_number, 11) \
+  X(not_a_number, 11)  \
   X(lost, 12)
 
 #define RING_DTYPES(X) \
@@ -127,7 +128,8 @@ constexpr int kContractVersion = 1;
   X(masked, 13)                 \
   X(count, 14)
 
-// Words of the shared control array: progress of open in thousandths, then one cancel flag per sequence.
+// Words of the shared control array: progress of open in thousandths, then one cancel flag per
+// sequence.
 #define RING_CONTROL(X) \
   X(progress, 0)        \
   X(cancel, 1)
@@ -155,15 +157,14 @@ constexpr int kContractVersion = 1;
 
 // A place is tier * 2^24 + slot; -1 is no place. In the map tier the slot is the expert's number,
 // MoE layer x experts + index, so a place holds 16 million experts (Ring-1T has 19,456).
-#define RING_TIERS(X) \
-  X(map, 0)
+#define RING_TIERS(X) X(map, 0)
 
-#define RING_LIMITS(X)      \
-  X(slot_bits, 24)          \
-  X(steps_open, 2)          \
-  X(unordered_tokens, 128)  \
-  X(experts_max, 65535)     \
-  X(layers_max, 1024)       \
+#define RING_LIMITS(X)     \
+  X(slot_bits, 24)         \
+  X(steps_open, 2)         \
+  X(unordered_tokens, 128) \
+  X(experts_max, 65535)    \
+  X(layers_max, 1024)      \
   X(top_logprobs_max, 1024)
 
 #define RING_ENUMERATOR(name, value) name = value,
@@ -173,16 +174,36 @@ enum class Dtype : int32_t { RING_DTYPES(RING_ENUMERATOR) };
 enum class ScaleKind : int32_t { RING_SCALE_KINDS(RING_ENUMERATOR) };
 enum class Rows : int32_t { RING_ROWS(RING_ENUMERATOR) };
 enum class Tier : int32_t { RING_TIERS(RING_ENUMERATOR) };
-namespace tensor_field { enum { RING_TENSOR_FIELDS(RING_ENUMERATOR) }; }
-namespace outer_tensor { enum { RING_OUTER_TENSORS(RING_ENUMERATOR) }; }
-namespace layer_tensor { enum { RING_LAYER_TENSORS(RING_ENUMERATOR) }; }
-namespace expert_tensor { enum { RING_EXPERT_TENSORS(RING_ENUMERATOR) }; }
-namespace part_field { enum { RING_PART_FIELDS(RING_ENUMERATOR) }; }
-namespace sampling_field { enum { RING_SAMPLING_FIELDS(RING_ENUMERATOR) }; }
-namespace control { enum { RING_CONTROL(RING_ENUMERATOR) }; }
-namespace stop_field { enum { RING_STOP_FIELDS(RING_ENUMERATOR) }; }
-namespace order_field { enum { RING_ORDER_FIELDS(RING_ENUMERATOR) }; }
-namespace limit { enum { RING_LIMITS(RING_ENUMERATOR) }; }
+namespace tensor_field {
+enum { RING_TENSOR_FIELDS(RING_ENUMERATOR) };
+}
+namespace outer_tensor {
+enum { RING_OUTER_TENSORS(RING_ENUMERATOR) };
+}
+namespace layer_tensor {
+enum { RING_LAYER_TENSORS(RING_ENUMERATOR) };
+}
+namespace expert_tensor {
+enum { RING_EXPERT_TENSORS(RING_ENUMERATOR) };
+}
+namespace part_field {
+enum { RING_PART_FIELDS(RING_ENUMERATOR) };
+}
+namespace sampling_field {
+enum { RING_SAMPLING_FIELDS(RING_ENUMERATOR) };
+}
+namespace control {
+enum { RING_CONTROL(RING_ENUMERATOR) };
+}
+namespace stop_field {
+enum { RING_STOP_FIELDS(RING_ENUMERATOR) };
+}
+namespace order_field {
+enum { RING_ORDER_FIELDS(RING_ENUMERATOR) };
+}
+namespace limit {
+enum { RING_LIMITS(RING_ENUMERATOR) };
+}
 #undef RING_ENUMERATOR
 
 }  // namespace ring

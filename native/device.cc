@@ -1,7 +1,7 @@
-// See device.h. The order of things in a step: begin copies the batch and embeds it; advance attends
-// and routes a layer, mixes it when every expert is in place, else stops; mix computes what has been
-// given a place; sample ends the step. `missing` is the only stop today: with all experts mapped it
-// happens in lockstep mode alone.
+// See device.h. The order of things in a step: begin copies the batch and embeds it; advance
+// attends and routes a layer, mixes it when every expert is in place, else stops; mix computes what
+// has been given a place; sample ends the step. `missing` is the only stop today: with all experts
+// mapped it happens in lockstep mode alone.
 #include "device.h"
 
 #include <algorithm>
@@ -16,21 +16,23 @@ Status check_layout(const Layout& layout) {
   const Shape& s = layout.shape;
   const Limits& l = layout.limits;
   const bool good =
-      s.layers > 0 && s.layers <= limit::layers_max && s.hidden > 0 && s.heads > 0 && s.kv_heads > 0 &&
-      s.heads % s.kv_heads == 0 && s.head_dim > 0 && s.rotary_dim >= 0 && s.rotary_dim % 2 == 0 &&
-      s.rotary_dim <= s.head_dim && s.vocabulary > 0 && s.sampleable > 0 && s.sampleable <= s.vocabulary &&
-      s.first_moe_layer >= 0 && s.first_moe_layer <= s.layers &&
+      s.layers > 0 && s.layers <= limit::layers_max && s.hidden > 0 && s.heads > 0 &&
+      s.kv_heads > 0 && s.heads % s.kv_heads == 0 && s.head_dim > 0 && s.rotary_dim >= 0 &&
+      s.rotary_dim % 2 == 0 && s.rotary_dim <= s.head_dim && s.vocabulary > 0 && s.sampleable > 0 &&
+      s.sampleable <= s.vocabulary && s.first_moe_layer >= 0 && s.first_moe_layer <= s.layers &&
       (s.moe_layers() == 0 ||
        (s.experts > 0 && s.experts <= limit::experts_max && s.top_k > 0 && s.top_k <= s.experts &&
-        s.groups > 0 && s.experts % s.groups == 0 && s.groups_kept > 0 && s.groups_kept <= s.groups &&
-        s.top_k <= s.experts / s.groups * s.groups_kept)) &&
+        s.groups > 0 && s.experts % s.groups == 0 && s.groups_kept > 0 &&
+        s.groups_kept <= s.groups && s.top_k <= s.experts / s.groups * s.groups_kept)) &&
       layout.rope_inverse.size() == static_cast<size_t>(s.rotary_dim / 2);
-  if (!good) return failure(Code::bad_argument, "the shape of the model is not one that can be computed");
+  if (!good)
+    return failure(Code::bad_argument, "the shape of the model is not one that can be computed");
   if (static_cast<int64_t>(s.moe_layers()) * s.experts > kSlotMask) {
     return failure(Code::bad_argument, "the model has more experts than a place can name");
   }
-  if (l.step_tokens < 1 || l.parts < 1 || l.context < 1 || l.kv_blocks < 1 || l.kv_block_tokens < 1 ||
-      l.threads < 0 || l.threads > 1024 || (l.kv_dtype != Dtype::bf16 && l.kv_dtype != Dtype::f32)) {
+  if (l.step_tokens < 1 || l.parts < 1 || l.context < 1 || l.kv_blocks < 1 ||
+      l.kv_block_tokens < 1 || l.threads < 0 || l.threads > 1024 ||
+      (l.kv_dtype != Dtype::bf16 && l.kv_dtype != Dtype::f32)) {
     return failure(Code::bad_argument, "the limits of the layout are not usable");
   }
   if (layout.control == nullptr || layout.control_words <= control::cancel) {
@@ -73,7 +75,8 @@ Status Device::open(const Layout& layout) {
     control_ = layout.control;
     control_words_ = layout.control_words;
     backend_ = cpu_backend();
-    if (backend_->version != kBackendVersion) return failure(Code::bad_argument, "the backend has another version");
+    if (backend_->version != kBackendVersion)
+      return failure(Code::bad_argument, "the backend has another version");
     return backend_->open(&model_, &limits_, &compute_);
   };
   const Status status = attempt();
@@ -90,10 +93,14 @@ Status Device::open(const Layout& layout) {
 
 Status Device::require_open() const {
   switch (state_) {
-    case State::unopened: return failure(Code::not_open, "the device has not been opened");
-    case State::closed: return failure(Code::closed, "the device is closed");
-    case State::lost: return failure(Code::lost, "%s", lost_text_.c_str());
-    case State::open: return {};
+    case State::unopened:
+      return failure(Code::not_open, "the device has not been opened");
+    case State::closed:
+      return failure(Code::closed, "the device is closed");
+    case State::lost:
+      return failure(Code::lost, "%s", lost_text_.c_str());
+    case State::open:
+      return {};
   }
   return {};
 }
@@ -141,7 +148,8 @@ Status Device::advance(int32_t id, Reason* reason, int32_t* stop, size_t stop_le
                    stop_field::experts + model_.shape.experts);
   }
   const int32_t index = static_cast<int32_t>(step - steps_);
-  if (state_ == State::lost && step->phase != Phase::ended) end(*step, Reason::lost, require_open());
+  if (state_ == State::lost && step->phase != Phase::ended)
+    end(*step, Reason::lost, require_open());
   if (step->phase == Phase::ended) {
     *reason = step->reason;
     return {};
@@ -213,8 +221,9 @@ void Device::list_wanted(Step& step) {
 
 // All experts are mapped: every wanted one is computed where it lies.
 Status Device::mix_in_place(int32_t index, Step& step) {
-  const Mlp* of_layer = &model_.experts[static_cast<size_t>(step.layer - model_.shape.first_moe_layer) *
-                                        model_.shape.experts];
+  const Mlp* of_layer =
+      &model_.experts[static_cast<size_t>(step.layer - model_.shape.first_moe_layer) *
+                      model_.shape.experts];
   step.ready.clear();
   for (const int32_t expert : step.wanted) step.ready.push_back({expert, of_layer + expert});
   RING_TRY(backend_->mix(compute_, index, step.layer, step.ready.data(),
@@ -234,7 +243,8 @@ Status Device::mix(int32_t id, const int32_t* places, size_t count) {
     return failure(Code::bad_argument, "the layer wants %zu experts, but %zu places were given",
                    step->wanted.size(), count);
   }
-  const int64_t first = static_cast<int64_t>(step->layer - model_.shape.first_moe_layer) * model_.shape.experts;
+  const int64_t first =
+      static_cast<int64_t>(step->layer - model_.shape.first_moe_layer) * model_.shape.experts;
   step->ready.clear();
   bool gap = false;
   for (size_t i = 0; i < count; ++i) {
@@ -243,14 +253,16 @@ Status Device::mix(int32_t id, const int32_t* places, size_t count) {
       continue;
     }
     const int32_t tier = places[i] >> limit::slot_bits, slot = places[i] & kSlotMask;
-    if (places[i] < 0 || tier != static_cast<int32_t>(Tier::map) || slot != first + step->wanted[i]) {
+    if (places[i] < 0 || tier != static_cast<int32_t>(Tier::map) ||
+        slot != first + step->wanted[i]) {
       return failure(Code::bad_argument, "place %d does not hold expert %d of layer %d", places[i],
                      step->wanted[i], step->layer);
     }
     if (gap && step->tokens > limit::unordered_tokens) {
-      return failure(Code::bad_argument,
-                     "a step of more than %d tokens takes its experts in rising index, without gaps",
-                     limit::unordered_tokens);
+      return failure(
+          Code::bad_argument,
+          "a step of more than %d tokens takes its experts in rising index, without gaps",
+          limit::unordered_tokens);
     }
     step->ready.push_back({step->wanted[i], &model_.experts[static_cast<size_t>(slot)]});
   }
@@ -272,7 +284,8 @@ Status Device::stage(const int32_t*, size_t values) {
     return failure(Code::bad_argument, "orders come in records of %d values", order_field::count);
   }
   if (values == 0) return {};
-  return failure(Code::bad_order, "this device has no slots: its experts are mapped where they lie");
+  return failure(Code::bad_order,
+                 "this device has no slots: its experts are mapped where they lie");
 }
 
 Status Device::poll(int32_t* count) const {
@@ -288,7 +301,8 @@ Status Device::sample(int32_t id, Reason* reason, OutcomeView& outcome, Status* 
   }
   if (outcome.experts != nullptr) {
     if (outcome.routing_length < step->experts.size()) {
-      return failure(Code::bad_argument, "the routing arrays must hold %zu values", step->experts.size());
+      return failure(Code::bad_argument, "the routing arrays must hold %zu values",
+                     step->experts.size());
     }
     std::copy(step->experts.begin(), step->experts.end(), outcome.experts);
     std::copy(step->weights.begin(), step->weights.end(), outcome.weights);
@@ -314,15 +328,16 @@ Reason Device::end(Step& step, Reason reason, const Status& why) {
 
 bool Device::is_cancelled(const Step& step) const {
   for (const Part& part : step.parts) {
-    if (control_[control::cancel + part.sequence].load(std::memory_order_relaxed) == 0) return false;
+    if (control_[control::cancel + part.sequence].load(std::memory_order_relaxed) == 0)
+      return false;
   }
   return true;
 }
 
 Status Device::lose(const FileMap& map, int64_t offset) {
-  const Status status = failure(Code::lost,
-                                "%s: cannot be read at byte %lld: the file was cut short or its drive failed",
-                                map.path().c_str(), static_cast<long long>(offset));
+  const Status status = failure(
+      Code::lost, "%s: cannot be read at byte %lld: the file was cut short or its drive failed",
+      map.path().c_str(), static_cast<long long>(offset));
   lost_text_ = status.text;
   if (state_ == State::open) state_ = State::lost;
   return status;

@@ -3,13 +3,13 @@
 // obeys or refuses what it is told; it never chooses which expert lives where. It belongs to the
 // thread that opened it; the only word another thread may write is a cancel flag in `control`.
 #pragma once
-#include "backend.h"
-#include "memory/map.h"
-
 #include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "backend.h"
+#include "memory/map.h"
 
 namespace ring {
 
@@ -22,32 +22,32 @@ struct Layout {
   std::vector<File> files;
   Shape shape;
   std::vector<float> rope_inverse;
-  const double* tensors = nullptr;         // dense table, rows as contract.h orders them
+  const double* tensors = nullptr;  // dense table, rows as contract.h orders them
   size_t tensor_values = 0;
   const double* expert_tensors = nullptr;  // [MoE layer][expert][matrix]
   size_t expert_tensor_values = 0;
   Limits limits;
-  bool lockstep = false;                   // stop at every MoE layer
-  std::atomic<int32_t>* control = nullptr; // shared with other threads; outlives the device
+  bool lockstep = false;                    // stop at every MoE layer
+  std::atomic<int32_t>* control = nullptr;  // shared with other threads; outlives the device
   size_t control_words = 0;
 };
 
 // A batch as it crossed the door; arrays are the caller's and are copied by begin.
 struct BatchView {
   int32_t parts;
-  const int32_t* part;      // [parts][part_field::count]
-  const int32_t* tokens;    // [sum of part tokens]
+  const int32_t* part;    // [parts][part_field::count]
+  const int32_t* tokens;  // [sum of part tokens]
   size_t tokens_length;
-  const int32_t* blocks;    // KV blocks, part after part
+  const int32_t* blocks;  // KV blocks, part after part
   size_t blocks_length;
-  const double* sampling;   // [parts][sampling_field::count]
+  const double* sampling;  // [parts][sampling_field::count]
   size_t sampling_length;
-  const int32_t* history;   // part after part
+  const int32_t* history;  // part after part
   size_t history_length;
   const int32_t* bias_ids;
   const float* bias_values;
   size_t bias_length;
-  const uint32_t* masks;    // for every masked part, ceil(vocabulary / 32) words
+  const uint32_t* masks;  // for every masked part, ceil(vocabulary / 32) words
   size_t masks_length;
 };
 
@@ -55,7 +55,7 @@ struct OutcomeView {
   HeadOutput head;
   uint16_t* experts = nullptr;  // [MoE layer][token][top_k], or null
   float* weights = nullptr;
-  size_t routing_length = 0;    // of each of the two
+  size_t routing_length = 0;  // of each of the two
 };
 
 class Device {
@@ -70,7 +70,8 @@ class Device {
   Status begin(const BatchView& batch, int32_t* id);
   // Runs until a decision is wanted or the step ends. stop: [stop_field::experts + experts].
   Status advance(int32_t id, Reason* reason, int32_t* stop, size_t stop_length);
-  // Computes those of the wanted experts that have a place (aligned with the list of the last stop).
+  // Computes those of the wanted experts that have a place (aligned with the list of the last
+  // stop).
   Status mix(int32_t id, const int32_t* places, size_t count);
   Status stage(const int32_t* orders, size_t values);
   // Events since the last call; none while no order can be taken.
@@ -101,7 +102,7 @@ class Device {
     std::vector<Sampling> sampling;
     std::vector<uint16_t> experts;  // [MoE layer][token][top_k]
     std::vector<float> weights;
-    std::vector<int32_t> wanted;    // experts of the layer that are not mixed yet, rising
+    std::vector<int32_t> wanted;  // experts of the layer that are not mixed yet, rising
     std::vector<uint8_t> is_wanted;
     std::vector<ReadyExpert> ready;
   };

@@ -2,10 +2,10 @@
 // once at open by tables.cc and read-only afterwards, so any thread may read it without a lock.
 // It must not know tensor names: those stay in TypeScript.
 #pragma once
-#include "contract.h"
-
 #include <cstdint>
 #include <vector>
+
+#include "contract.h"
 
 namespace ring {
 

@@ -2,10 +2,10 @@
 // person. Plain data, so that it crosses the backend table of a shared library; nothing in native
 // throws, only addon.cc turns a status into a JavaScript error.
 #pragma once
-#include "contract.h"
-
 #include <cstdarg>
 #include <cstdio>
+
+#include "contract.h"
 
 namespace ring {
 
@@ -32,8 +32,8 @@ __attribute__((format(printf, 2, 3))) inline Status failure(Code code, const cha
 }  // namespace ring
 
 // Returns from the enclosing function when the expression failed.
-#define RING_TRY(expression)                        \
-  do {                                              \
-    ::ring::Status status_ = (expression);          \
-    if (status_.failed()) return status_;           \
+#define RING_TRY(expression)               \
+  do {                                     \
+    ::ring::Status status_ = (expression); \
+    if (status_.failed()) return status_;  \
   } while (0)

@@ -1,10 +1,10 @@
 // From the layout's tensor tables to weights in place. Every extent is checked against its map here
 // too, although TypeScript has checked the headers: this is the last place before pointers. Scales
 // are widened to F32 and must be finite; vectors are widened to F32.
-#include "device.h"
-
 #include <cmath>
 #include <cstring>
+
+#include "device.h"
 
 namespace ring {
 namespace {
@@ -13,10 +13,14 @@ constexpr double kMostRows = 1 << 24;
 
 int element_bytes(Dtype dtype) {
   switch (dtype) {
-    case Dtype::f8_e4m3: return 1;
-    case Dtype::bf16: return 2;
-    case Dtype::f32: return 4;
-    case Dtype::none: return 0;
+    case Dtype::f8_e4m3:
+      return 1;
+    case Dtype::bf16:
+      return 2;
+    case Dtype::f32:
+      return 4;
+    case Dtype::none:
+      return 0;
   }
   return 0;
 }
@@ -40,7 +44,8 @@ struct Row {
 
 // Bytes [offset, offset + bytes) of a file, or null when they are not all inside its map.
 const uint8_t* extent(const std::vector<FileMap>& maps, double file, double offset, double bytes) {
-  if (!is_whole(file, static_cast<double>(maps.size()) - 1) || !is_whole(offset, 0x1p53)) return nullptr;
+  if (!is_whole(file, static_cast<double>(maps.size()) - 1) || !is_whole(offset, 0x1p53))
+    return nullptr;
   const FileMap& map = maps[static_cast<size_t>(file)];
   if (offset + bytes > static_cast<double>(map.bytes())) return nullptr;
   return map.data() + static_cast<uint64_t>(offset);
@@ -75,15 +80,15 @@ class Builder {
     RING_TRY(matrix(outer, &model_.head));
     model_.layers.resize(model_.shape.layers);
     for (int32_t index = 0; index < model_.shape.layers; ++index) RING_TRY(layer(index));
-    model_.experts.resize(static_cast<size_t>(std::max(0, model_.shape.moe_layers())) * model_.shape.experts);
-    for (size_t expert = 0; expert < model_.experts.size(); ++expert) RING_TRY(this->expert(expert));
+    model_.experts.resize(static_cast<size_t>(std::max(0, model_.shape.moe_layers())) *
+                          model_.shape.experts);
+    for (size_t expert = 0; expert < model_.experts.size(); ++expert)
+      RING_TRY(this->expert(expert));
     return check_dimensions();
   }
 
  private:
-  Row dense_row(int64_t row) const {
-    return {layout_.tensors + row * tensor_field::count, row};
-  }
+  Row dense_row(int64_t row) const { return {layout_.tensors + row * tensor_field::count, row}; }
   Row expert_row(int64_t row) const {
     return {layout_.expert_tensors + row * tensor_field::count,
             static_cast<int64_t>(layout_.tensor_values / tensor_field::count) + row};
@@ -92,10 +97,12 @@ class Builder {
   Status check_tables() const {
     const Shape& s = model_.shape;
     const size_t dense = outer_tensor::count + static_cast<size_t>(s.layers) * layer_tensor::count;
-    const size_t experts = static_cast<size_t>(std::max(0, s.moe_layers())) * s.experts * expert_tensor::count;
+    const size_t experts =
+        static_cast<size_t>(std::max(0, s.moe_layers())) * s.experts * expert_tensor::count;
     if (layout_.tensor_values != dense * tensor_field::count ||
         layout_.expert_tensor_values != experts * tensor_field::count) {
-      return failure(Code::bad_argument, "the tensor tables do not have the size that the shape asks for");
+      return failure(Code::bad_argument,
+                     "the tensor tables do not have the size that the shape asks for");
     }
     return {};
   }
@@ -108,7 +115,8 @@ class Builder {
     const double rows = f[tensor_field::rows], columns = f[tensor_field::columns];
     if (!is_whole(rows, kMostRows) || !is_whole(columns, kMostRows)) return 0;
     if (kind == ScaleKind::row) return static_cast<size_t>(rows);
-    const double block_rows = f[tensor_field::block_rows], block_columns = f[tensor_field::block_columns];
+    const double block_rows = f[tensor_field::block_rows],
+                 block_columns = f[tensor_field::block_columns];
     if (block_rows < 1 || block_columns < 1) return 0;
     return static_cast<size_t>(std::ceil(rows / block_rows) * std::ceil(columns / block_columns));
   }
@@ -118,8 +126,10 @@ class Builder {
     size_t count = 0;
     const size_t dense = layout_.tensor_values / tensor_field::count;
     const size_t experts = layout_.expert_tensor_values / tensor_field::count;
-    for (size_t row = 0; row < dense; ++row) count += scale_count(dense_row(static_cast<int64_t>(row)));
-    for (size_t row = 0; row < experts; ++row) count += scale_count(expert_row(static_cast<int64_t>(row)));
+    for (size_t row = 0; row < dense; ++row)
+      count += scale_count(dense_row(static_cast<int64_t>(row)));
+    for (size_t row = 0; row < experts; ++row)
+      count += scale_count(expert_row(static_cast<int64_t>(row)));
     try {
       model_.scales.reserve(count);
     } catch (const std::bad_alloc&) {
@@ -144,7 +154,8 @@ class Builder {
     out->dtype = static_cast<Dtype>(static_cast<int>(f[tensor_field::dtype]));
     const int width = element_bytes(out->dtype);
     if (width == 0) return row.bad("has an unknown element type");
-    out->data = extent(maps_, f[tensor_field::file], f[tensor_field::offset], rows * columns * width);
+    out->data =
+        extent(maps_, f[tensor_field::file], f[tensor_field::offset], rows * columns * width);
     if (out->data == nullptr) return row.bad("does not lie inside its file");
     return scale(row, out);
   }
@@ -156,11 +167,11 @@ class Builder {
       return out->dtype == Dtype::f8_e4m3 ? row.bad("is FP8 and has no scale") : Status{};
     }
     if (kind == ScaleKind::block) {
-      const double block_rows = f[tensor_field::block_rows], block_columns = f[tensor_field::block_columns];
-      // Kernels walk a block in steps of 16 columns.
-      if (!is_whole(block_rows, kMostRows) || !is_whole(block_columns, kMostRows) || block_rows < 1 ||
-          block_columns < 16 || static_cast<int>(block_columns) % 16 != 0) {
-        return row.bad("has scale blocks of a size that is not supported (columns in multiples of 16)");
+      const double block_rows = f[tensor_field::block_rows],
+                   block_columns = f[tensor_field::block_columns];
+      if (!is_whole(block_rows, kMostRows) || !is_whole(block_columns, kMostRows) ||
+          block_rows < 1 || block_columns < 1) {
+        return row.bad("has scale blocks of no usable size");
       }
       out->block_rows = static_cast<int32_t>(block_rows);
       out->block_columns = static_cast<int32_t>(block_columns);
@@ -171,7 +182,8 @@ class Builder {
       out->scale_columns = 1;
     }
     const auto dtype = static_cast<Dtype>(static_cast<int>(f[tensor_field::scale_dtype]));
-    if (dtype != Dtype::bf16 && dtype != Dtype::f32) return row.bad("has scales of an unknown type");
+    if (dtype != Dtype::bf16 && dtype != Dtype::f32)
+      return row.bad("has scales of an unknown type");
     const size_t count = scale_count(row);
     const uint8_t* data = extent(maps_, f[tensor_field::scale_file], f[tensor_field::scale_offset],
                                  static_cast<double>(count) * element_bytes(dtype));
@@ -236,10 +248,11 @@ class Builder {
       return v.empty() ? !needed : static_cast<int64_t>(v.size()) == count;
     };
     const auto mlp = [&](const Mlp& m, int64_t width) {
-      return is(m.gate, width, s.hidden) && is(m.up, width, s.hidden) && is(m.down, s.hidden, width);
+      return is(m.gate, width, s.hidden) && is(m.up, width, s.hidden) &&
+             is(m.down, s.hidden, width);
     };
-    bool good = is(model_.embedding, s.vocabulary, s.hidden) && is(model_.head, s.vocabulary, s.hidden) &&
-                fits(model_.final_norm, s.hidden, true);
+    bool good = is(model_.embedding, s.vocabulary, s.hidden) &&
+                is(model_.head, s.vocabulary, s.hidden) && fits(model_.final_norm, s.hidden, true);
     for (int32_t index = 0; index < s.layers; ++index) {
       const LayerWeights& w = model_.layers[index];
       const bool moe = s.is_moe(index);
@@ -248,11 +261,15 @@ class Builder {
              fits(w.query_norm, s.head_dim, false) && fits(w.key_norm, s.head_dim, false) &&
              is(w.attention_out, s.hidden, s.heads * s.head_dim) &&
              fits(w.attention_out_bias, s.hidden, false) &&
-             (w.mlp.gate.present() || moe ? (!w.mlp.gate.present() || mlp(w.mlp, w.mlp.gate.rows)) : false) &&
+             (w.mlp.gate.present() || moe ? (!w.mlp.gate.present() || mlp(w.mlp, w.mlp.gate.rows))
+                                          : false) &&
              (!moe || (is(w.router, s.experts, s.hidden) && fits(w.router_bias, s.experts, false)));
     }
-    for (const Mlp& expert : model_.experts) good = good && mlp(expert, model_.experts.front().gate.rows);
-    if (!good) return failure(Code::bad_argument, "the tensor tables do not agree with the shape of the model");
+    for (const Mlp& expert : model_.experts)
+      good = good && mlp(expert, model_.experts.front().gate.rows);
+    if (!good)
+      return failure(Code::bad_argument,
+                     "the tensor tables do not agree with the shape of the model");
     return {};
   }
 

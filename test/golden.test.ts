@@ -44,7 +44,7 @@ describe('goldens, every instruction set', () => {
   afterEach(() => {
     delete process.env.RING_ISA
   })
-  for (const isa of ['portable', 'avx2', 'avx512']) {
+  for (const isa of ['portable', 'avx2', 'avx512', 'avx512vbmi']) {
     it(`${isa} gives the reference's numbers on every edge checkpoint`, (context) => {
       process.env.RING_ISA = isa
       for (const one of edgeGoldens) {

@@ -1,11 +1,11 @@
 // First half of a layer: norm, projections, q/k norm, rotation, KV, attention, residual; in dense
-// layers the MLP too. Every query walks the positions of its own sequence from first to last, on its
-// own accumulators, so its result does not depend on which tokens share the step.
-#include "cpu.h"
-
+// layers the MLP too. Every query walks the positions of its own sequence from first to last, on
+// its own accumulators, so its result does not depend on which tokens share the step.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+
+#include "cpu.h"
 
 namespace ring::cpu {
 namespace {
@@ -14,7 +14,8 @@ uint16_t to_bf16(float value) {
   uint32_t bits;
   memcpy(&bits, &value, 4);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);  // nearest, ties to even
+  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >>
+                               16);  // nearest, ties to even
 }
 
 // Half-split pairs: dimension i turns with i + rotary_dim / 2; the rest of the head passes through.
@@ -68,7 +69,8 @@ void finish_projection(Cpu& cpu, StepState& step, int layer, int token) {
   }
 }
 
-// Attention of one token for the query heads that share one kv head (GQA: heads / kv_heads of them).
+// Attention of one token for the query heads that share one kv head (GQA: heads / kv_heads of
+// them).
 void attend_group(Cpu& cpu, StepState& step, int layer, int token, int kv_head, float* scores) {
   const Shape& s = cpu.shape;
   const Part& part = step.parts[step.part_of_token[token]];
@@ -76,17 +78,19 @@ void attend_group(Cpu& cpu, StepState& step, int layer, int token, int kv_head, 
   const int visible = step.position[token] + 1;
   const int block_tokens = cpu.limits.kv_block_tokens;
   const bool wide = cpu.kv.element_bytes == 4;
-  const float* queries = &step.qkv[static_cast<size_t>(token) * s.qkv_rows()] + kv_head * group * dim;
+  const float* queries =
+      &step.qkv[static_cast<size_t>(token) * s.qkv_rows()] + kv_head * group * dim;
   float* out = &step.attended[static_cast<size_t>(token) * s.heads * dim] + kv_head * group * dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
 
   for (int position = 0; position < visible; ++position) {
-    const uint8_t* key = kv_at(cpu.kv.keys, cpu, layer, part.blocks[position / block_tokens], kv_head,
-                               position % block_tokens);
+    const uint8_t* key = kv_at(cpu.kv.keys, cpu, layer, part.blocks[position / block_tokens],
+                               kv_head, position % block_tokens);
     for (int q = 0; q < group; ++q) {
       const float* query = queries + q * dim;
-      const float product = wide ? cpu.kernels.dot(query, reinterpret_cast<const float*>(key), dim)
-                                 : cpu.kernels.dot_bf16(query, reinterpret_cast<const uint16_t*>(key), dim);
+      const float product =
+          wide ? cpu.kernels.dot(query, reinterpret_cast<const float*>(key), dim)
+               : cpu.kernels.dot_bf16(query, reinterpret_cast<const uint16_t*>(key), dim);
       scores[static_cast<size_t>(q) * visible + position] = product * scale;
     }
   }
@@ -106,8 +110,11 @@ void attend_group(Cpu& cpu, StepState& step, int layer, int token, int kv_head, 
                                  kv_head, position % block_tokens);
     for (int q = 0; q < group; ++q) {
       const float share = scores[static_cast<size_t>(q) * visible + position];
-      if (wide) cpu.kernels.add_scaled(share, reinterpret_cast<const float*>(value), out + q * dim, dim);
-      else cpu.kernels.add_scaled_bf16(share, reinterpret_cast<const uint16_t*>(value), out + q * dim, dim);
+      if (wide)
+        cpu.kernels.add_scaled(share, reinterpret_cast<const float*>(value), out + q * dim, dim);
+      else
+        cpu.kernels.add_scaled_bf16(share, reinterpret_cast<const uint16_t*>(value), out + q * dim,
+                                    dim);
     }
   }
 }
@@ -132,7 +139,8 @@ Status attend(Cpu& cpu, StepState& step, int32_t layer) {
   cpu.pool.run(step.tokens, [&](int token, int) { finish_projection(cpu, step, layer, token); });
 
   int longest = 0;
-  for (int token = 0; token < step.tokens; ++token) longest = std::max(longest, step.position[token] + 1);
+  for (int token = 0; token < step.tokens; ++token)
+    longest = std::max(longest, step.position[token] + 1);
   const size_t scores = static_cast<size_t>(longest) * (s.heads / s.kv_heads);
   for (std::vector<float>& scratch : cpu.thread_scores) {
     if (scratch.size() < scores) scratch.resize(std::max(scores, scratch.size() * 2));

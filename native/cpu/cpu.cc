@@ -1,19 +1,17 @@
 // The CPU backend's table, its memory, and the pieces that several parts of a layer share.
 #include "cpu.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <string>
-#include <sys/mman.h>
 
 namespace ring::cpu {
 namespace {
-
-// Rows of one piece of a matrix product: small enough to share out, large enough to pay for it.
-constexpr int kPieceRows = 32;
 
 int width_of_mlps(const Model& model) {
   int width = 0;
@@ -21,13 +19,6 @@ int width_of_mlps(const Model& model) {
     if (layer.mlp.gate.present()) width = std::max(width, layer.mlp.gate.rows);
   }
   return width;
-}
-
-int widest_input(const Model& model) {
-  const Shape& s = model.shape;
-  int widest = std::max({s.hidden, s.heads * s.head_dim, width_of_mlps(model)});
-  for (const Mlp& expert : model.experts) widest = std::max(widest, expert.down.columns);
-  return widest;
 }
 
 uint8_t* reserve(int64_t bytes) {
@@ -42,7 +33,7 @@ Status open_backend(const Model* model, const Limits* limits, void** self) {
   if (kernels == nullptr) {
     return failure(Code::bad_argument,
                    "RING_ISA=%s is not an instruction set of this processor; try auto, portable, "
-                   "avx2 or avx512",
+                   "avx2, avx512 or avx512vbmi",
                    wanted);
   }
   const unsigned machine_threads = std::thread::hardware_concurrency();
@@ -50,8 +41,7 @@ Status open_backend(const Model* model, const Limits* limits, void** self) {
                                           : static_cast<int>(machine_threads ? machine_threads : 1);
   auto cpu = std::make_unique<Cpu>(*model, *limits, *kernels, threads);
   RING_TRY(cpu->kv.open(model->shape, *limits));
-  const int64_t scratch = matmul_scratch(widest_input(*model));
-  cpu->thread_scratch.assign(threads, std::vector<float>(scratch));
+  for (int thread = 0; thread < threads; ++thread) cpu->thread_scratch.emplace_back(kMatmulScratch);
   cpu->thread_scores.resize(threads);
   cpu->description = std::string("cpu, ") + kernels->isa + ", " + std::to_string(threads) +
                      (threads == 1 ? " thread" : " threads");
@@ -172,12 +162,26 @@ KvStore::~KvStore() {
   if (values != nullptr) munmap(values, static_cast<size_t>(bytes));
 }
 
+int Cpu::piece_rows(int rows, int products) const {
+  constexpr int kLeast = 32;
+  const int wanted =
+      4 * pool.threads();  // a slow core then holds up a quarter of its share at most
+  const int pieces_each = std::max(1, (wanted + products - 1) / products);
+  const int even = (rows + pieces_each - 1) / pieces_each;
+  return std::clamp((even + kLeast - 1) / kLeast * kLeast, kLeast, kBlockRows);
+}
+
 void Cpu::linear(const Matrix& weight, const float* x, int tokens, float* out) {
-  const int pieces = (weight.rows + kPieceRows - 1) / kPieceRows;
-  pool.run(pieces, [&](int piece, int thread) {
-    const int first = piece * kPieceRows;
-    const int last = std::min(first + kPieceRows, weight.rows);
-    kernels.matmul(weight, first, last, x, tokens, out, weight.rows, thread_scratch[thread].data());
+  const int slabs = (tokens + kSlabTokens - 1) / kSlabTokens;
+  const int rows = piece_rows(weight.rows, slabs);
+  const int row_pieces = (weight.rows + rows - 1) / rows;
+  pool.run(row_pieces * slabs, [&](int piece, int thread) {
+    const int first = piece / slabs * rows, token = piece % slabs * kSlabTokens;
+    kernels.matmul(weight, first, std::min(first + rows, weight.rows),
+                   x + static_cast<int64_t>(token) * weight.columns,
+                   std::min(kSlabTokens, tokens - token),
+                   out + static_cast<int64_t>(token) * weight.rows, weight.rows,
+                   thread_scratch[thread].data());
   });
 }
 
@@ -211,10 +215,10 @@ void swiglu(float* gate, const float* up, int64_t count) {
 namespace ring {
 
 const Backend* cpu_backend() {
-  static const Backend table = {kBackendVersion,    "cpu",           cpu::open_backend,
-                                cpu::begin,         cpu::attend_layer, cpu::route_layer,
-                                cpu::mix_layer,     cpu::settle_layer, cpu::sample_step,
-                                cpu::describe,      cpu::close_backend};
+  static const Backend table = {
+      kBackendVersion,   "cpu",          cpu::open_backend, cpu::begin,       cpu::attend_layer,
+      cpu::route_layer,  cpu::mix_layer, cpu::settle_layer, cpu::sample_step, cpu::describe,
+      cpu::close_backend};
   return &table;
 }
 

@@ -2,24 +2,40 @@
 // route.cc, mix.cc, and head.cc at the end. Buffers are allocated at open and grow with the first
 // large step; afterwards a step allocates nothing. One step uses the pool at a time.
 #pragma once
+#include <atomic>
+#include <memory>
+#include <new>
+#include <vector>
+
 #include "../backend.h"
 #include "kernels.h"
 #include "pool.h"
 
-#include <atomic>
-#include <memory>
-#include <vector>
-
 namespace ring::cpu {
+
+// Floats that begin on a cache line, as the kernels' scratch must.
+class Scratch {
+ public:
+  explicit Scratch(int64_t count)
+      : floats_(static_cast<float*>(::operator new(count * sizeof(float), kLine))) {}
+  float* data() { return floats_.get(); }
+
+ private:
+  static constexpr std::align_val_t kLine{64};
+  struct Free {
+    void operator()(float* p) const { ::operator delete(p, kLine); }
+  };
+  std::unique_ptr<float, Free> floats_;
+};
 
 // KV of all sequences: per layer [block][kv head][token in block][head_dim], keys and values apart,
 // as F32 or BF16. Anonymous memory that the system hands out on first use.
 struct KvStore {
   uint8_t* keys = nullptr;
   uint8_t* values = nullptr;
-  int64_t bytes = 0;        // of each of the two
+  int64_t bytes = 0;  // of each of the two
   int64_t layer_bytes = 0;
-  int64_t head_bytes = 0;   // one kv head of one block
+  int64_t head_bytes = 0;  // one kv head of one block
   int32_t element_bytes = 0;
 
   Status open(const Shape& shape, const Limits& limits);
@@ -32,26 +48,26 @@ struct StepState {
   std::vector<int32_t> ids;
   std::vector<Part> parts;
   std::vector<int32_t> part_of_token;
-  std::vector<int32_t> position;   // of every token in its sequence
-  std::vector<float> cos, sin;     // [tokens][rotary_dim / 2]
-  std::vector<float> residual;     // [tokens][hidden]
-  std::vector<float> normed;       // [tokens][hidden], input of attention, MLP or head
-  std::vector<float> qkv;          // [tokens][qkv rows]
-  std::vector<float> attended;     // [tokens][heads * head_dim]
-  std::vector<float> delta;        // [tokens][hidden], what a sublayer adds
-  std::vector<float> gate, up;     // [tokens][width of the dense MLP or of the shared expert]
+  std::vector<int32_t> position;  // of every token in its sequence
+  std::vector<float> cos, sin;    // [tokens][rotary_dim / 2]
+  std::vector<float> residual;    // [tokens][hidden]
+  std::vector<float> normed;      // [tokens][hidden], input of attention, MLP or head
+  std::vector<float> qkv;         // [tokens][qkv rows]
+  std::vector<float> attended;    // [tokens][heads * head_dim]
+  std::vector<float> delta;       // [tokens][hidden], what a sublayer adds
+  std::vector<float> gate, up;    // [tokens][width of the dense MLP or of the shared expert]
   // Routing of the current layer, [tokens][top_k].
   std::vector<float> router_logits;  // [tokens][experts]
   std::vector<uint16_t> experts;
   std::vector<float> weights;
   // Outputs of routed experts, by pair = token * top_k + rank; in steps above
   // limit::unordered_tokens they are added to `routed` at once and the rows are used again.
-  std::vector<float> pair_output;    // [pairs][hidden]
+  std::vector<float> pair_output;         // [pairs][hidden]
   std::vector<float> pair_gate, pair_up;  // [pairs in flight][expert width]
-  std::vector<float> pair_input;     // [pairs in flight][hidden], gathered
-  std::vector<float> routed;         // [tokens][hidden]
-  std::vector<int32_t> pair_of_row;  // rows in flight -> pair
-  std::atomic<int32_t> bad_layer{-1};  // first layer whose values were not finite
+  std::vector<float> pair_input;          // [pairs in flight][hidden], gathered
+  std::vector<float> routed;              // [tokens][hidden]
+  std::vector<int32_t> pair_of_row;       // rows in flight -> pair
+  std::atomic<int32_t> bad_layer{-1};     // first layer whose values were not finite
 };
 
 struct Cpu {
@@ -65,12 +81,16 @@ struct Cpu {
   Pool pool;
   KvStore kv;
   StepState steps[limit::steps_open];
-  std::vector<std::vector<float>> thread_scratch;  // [thread]: widened weight rows
-  std::vector<std::vector<float>> thread_scores;   // [thread]: attention scores of one kv group
-  std::vector<float> row_logits;                   // logits of a few rows at a time
+  std::vector<Scratch> thread_scratch;            // [thread]: kMatmulScratch
+  std::vector<std::vector<float>> thread_scores;  // [thread]: attention scores of one kv group
+  std::vector<float> row_logits;                  // logits of a few rows at a time
   std::string description;
 
-  // out[token][row] = weight . x, rows shared out over the threads.
+  // Rows of one piece of a product: enough pieces to share out, none smaller than pays for
+  // preparing the activations, none larger than a block of scales usually is.
+  int piece_rows(int rows, int products) const;
+  // out[token][row] = weight . x, rows and (when there are many) tokens shared out over the
+  // threads.
   void linear(const Matrix& weight, const float* x, int tokens, float* out);
   // Normalises every token; marks the layer when a value is not finite.
   void normalise(StepState& step, const Vector& weight, int layer);

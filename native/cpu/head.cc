@@ -1,12 +1,12 @@
 // The end of a step: final norm, lm_head and sampling, for the rows that asked for logits, a few
 // rows at a time so that a long prompt scored at every position needs no [tokens][vocabulary].
-#include "cpu.h"
-#include "sampler.h"
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+
+#include "cpu.h"
+#include "sampler.h"
 
 namespace ring::cpu {
 namespace {
@@ -14,9 +14,9 @@ namespace {
 constexpr int kRowsAtATime = 8;
 
 struct Row {
-  int token;   // in the step
+  int token;  // in the step
   int part;
-  bool last;   // of its part
+  bool last;  // of its part
 };
 
 void list_rows(const StepState& step, std::vector<Row>& rows) {
@@ -24,8 +24,11 @@ void list_rows(const StepState& step, std::vector<Row>& rows) {
   for (size_t index = 0; index < step.parts.size(); ++index) {
     const Part& part = step.parts[index];
     const int end = part.first_token + part.tokens;
-    const int begin = part.rows == Rows::all ? part.first_token : part.rows == Rows::last ? end - 1 : end;
-    for (int token = begin; token < end; ++token) rows.push_back({token, static_cast<int>(index), token == end - 1});
+    const int begin = part.rows == Rows::all    ? part.first_token
+                      : part.rows == Rows::last ? end - 1
+                                                : end;
+    for (int token = begin; token < end; ++token)
+      rows.push_back({token, static_cast<int>(index), token == end - 1});
   }
 }
 
@@ -61,7 +64,8 @@ void finish_row(const Cpu& cpu, const StepState& step, const Row& row, const flo
 
 Status not_a_number(const Cpu& cpu, int layer) {
   if (layer >= cpu.shape.layers) {
-    return failure(Code::not_a_number, "the logits are not finite numbers: a weight of the output head is damaged");
+    return failure(Code::not_a_number,
+                   "the logits are not finite numbers: a weight of the output head is damaged");
   }
   return failure(Code::not_a_number,
                  "values that are not finite numbers reached layer %d: a weight in or before it is "
@@ -76,7 +80,8 @@ Status sample(Cpu& cpu, StepState& step, const Sampling* sampling, const HeadOut
   std::vector<Row> rows;
   list_rows(step, rows);
   if (static_cast<int>(rows.size()) > out.rows) {
-    return failure(Code::bad_argument, "the step has %d rows of logits, but the outcome has room for %d",
+    return failure(Code::bad_argument,
+                   "the step has %d rows of logits, but the outcome has room for %d",
                    static_cast<int>(rows.size()), out.rows);
   }
   cpu.normalise(step, cpu.model.final_norm, s.layers);

@@ -1,160 +1,420 @@
-// Kernels of one instruction set; compiled once for each, with RING_ISA_NAMESPACE naming it.
-// It defines nothing outside its namespace. Weights are widened exactly (e4m3 and BF16 fit F32), products and sums are F32, sixteen lanes by
-// two accumulators per output, and a block's scale multiplies the block's sum.
+// Kernels of one instruction set; compiled once for each, with RING_ISA_NAMESPACE naming it. It
+// defines nothing outside its namespace.
+//
+// What makes a result independent of how it is computed: columns are taken 64 at a time (a group),
+// a group widens to chunks of kLanes, and an output keeps four vectors of sums, chunk c of a group
+// going to sum c mod 4. A block's scale multiplies the activations, once for every block of rows,
+// so that the products themselves are a weight as stored times a number. With few tokens weights
+// are widened on the way; with many a set of rows is widened once and meets tiles of tokens, one of
+// the four sums at a time. The products and their order are the same, and so are the bits.
 #include "kernels.h"
 
 #include "simd.h"
 
 #define RING_STRING_(name) #name
 #define RING_STRING(name) RING_STRING_(name)
+#define RING_UNROLL _Pragma("GCC unroll 32")
+// Whoever takes sums by reference must be inlined, or they live in memory.
+#define RING_INLINE __attribute__((always_inline)) inline
 
 namespace ring {
 namespace RING_ISA_NAMESPACE {
 namespace {
 
-struct E4m3 {
-  static constexpr int kBytes = 1;
-  static F32x16 widen(const uint8_t* p) { return load_e4m3(p); }
-};
-struct Bf16 {
-  static constexpr int kBytes = 2;
-  static F32x16 widen(const uint8_t* p) { return load_bf16(p); }
-};
-struct F32 {
-  static constexpr int kBytes = 4;
-  static F32x16 widen(const uint8_t* p) {
-    F32x16 r;
-    memcpy(&r, p, sizeof r);
-    return r;
-  }
+constexpr int kGroup = 64;
+constexpr int kChunks = kGroup / kLanes;
+constexpr int kSums = 4;
+constexpr int kChunksPerSum = kChunks / kSums;
+
+RING_INLINE float quiet_nan() { return __builtin_nanf(""); }
+RING_INLINE int smaller(int a, int b) { return a < b ? a : b; }
+RING_INLINE int round_up(int value, int step) { return (value + step - 1) / step * step; }
+
+struct Chunks {
+  Floats of[kChunks];
 };
 
-inline F32x16 load_tail(const float* p, int count) {
+// --- stored weights -----------------------------------------------------------------------------
+// Each kind widens a group of columns, exactly but for a power of two: kUp squared times what comes
+// out is the weight, so activations and sums are each taken times kUp. It says in which order its
+// lanes hold the columns, and marks codes that are NaN and did not come out as such.
+
+struct Unmarked {
+  void look(const uint8_t*) {}
+  bool any() const { return false; }
+};
+struct E4m3 {
+  using Mark = NanMark;
+  static constexpr float kUp = kE4m3Up;
+  static constexpr int kBytes = 1;
+  static RING_INLINE void widen(const uint8_t* p, Chunks& out) { widen_e4m3(p, out.of); }
+  static RING_INLINE void order(Chunks& x) { order_as_e4m3(x.of); }
+};
+struct Bf16 {
+  using Mark = Unmarked;
+  static constexpr float kUp = 1.0f;
+  static constexpr int kBytes = 2;
+  static RING_INLINE void widen(const uint8_t* p, Chunks& out) {
+    RING_UNROLL for (int c = 0; c < kChunks; ++c) out.of[c] = load_bf16(p + 2 * c * kLanes);
+  }
+  static RING_INLINE void order(Chunks&) {}
+};
+struct F32 {
+  using Mark = Unmarked;
+  static constexpr float kUp = 1.0f;
+  static constexpr int kBytes = 4;
+  static RING_INLINE void widen(const uint8_t* p, Chunks& out) {
+    RING_UNROLL for (int c = 0; c < kChunks; ++c) out.of[c] =
+        load(reinterpret_cast<const float*>(p) + c * kLanes);
+  }
+  static RING_INLINE void order(Chunks&) {}
+};
+
+// A group that a row's end cuts short: nothing past it is read, a map may end there.
+template <typename Source>
+__attribute__((noinline)) void widen_short(const uint8_t* p, int count, Chunks& out,
+                                           typename Source::Mark& mark) {
+  alignas(64) uint8_t bytes[kGroup * Source::kBytes] = {0};
+  memcpy(bytes, p, static_cast<size_t>(count) * Source::kBytes);
+  mark.look(bytes);
+  Source::widen(bytes, out);
+}
+
+template <typename Source>
+RING_INLINE const uint8_t* row_of(const Matrix& w, int row) {
+  return w.data + static_cast<int64_t>(row) * w.columns * Source::kBytes;
+}
+
+RING_INLINE const float* scales_of(const Matrix& w, int row) {
+  return w.scales == nullptr
+             ? nullptr
+             : w.scales + static_cast<int64_t>(row / w.block_rows) * w.scale_columns;
+}
+
+// --- activations --------------------------------------------------------------------------------
+
+RING_INLINE Floats load_short(const float* p, int count) {
   float lanes[kLanes] = {0};
-  memcpy(lanes, p, static_cast<size_t>(count) * 4);
+  if (count > 0) memcpy(lanes, p, static_cast<size_t>(smaller(count, kLanes)) * 4);
   return load(lanes);
 }
 
-// The last columns of a row: nothing past them is read, a map may end there.
+// The scales of kLanes columns; blocks of whole chunks have one for all of them.
+RING_INLINE Floats factors_at(const float* scales, int block_columns, int column, int end) {
+  if (block_columns % kLanes == 0) return splat(scales[column / block_columns]);
+  float lanes[kLanes] = {0};
+  for (int i = 0; i < smaller(kLanes, end - column); ++i)
+    lanes[i] = scales[(column + i) / block_columns];
+  return load(lanes);
+}
+
+// Columns [begin, end) of one token as the products want them: times their block's scale (scales
+// null: unscaled), in the order of Source, zeros to the end of the last group, and the chunks of
+// each sum together: chunk after chunk at out + sum * sum_stride.
 template <typename Source>
-inline F32x16 widen_tail(const uint8_t* p, int count) {
-  uint8_t bytes[kLanes * Source::kBytes] = {0};
-  memcpy(bytes, p, static_cast<size_t>(count) * Source::kBytes);
-  return Source::widen(bytes);
-}
-
-// Columns [begin, end) of one row against `kTokens` tokens, added to sums[kTokens].
-template <typename Source, int kTokens>
-inline void dot_columns(const uint8_t* row, const float* x, int64_t x_stride, int begin, int end,
-                        F32x16 (&sums)[kTokens]) {
-  F32x16 even[kTokens], odd[kTokens];
-  for (int t = 0; t < kTokens; ++t) even[t] = odd[t] = zero();
-  int k = begin;
-  for (; k + 2 * kLanes <= end; k += 2 * kLanes) {
-    const F32x16 w0 = Source::widen(row + static_cast<int64_t>(k) * Source::kBytes);
-    const F32x16 w1 = Source::widen(row + static_cast<int64_t>(k + kLanes) * Source::kBytes);
-    for (int t = 0; t < kTokens; ++t) {
-      even[t] = fma(w0, load(x + t * x_stride + k), even[t]);
-      odd[t] = fma(w1, load(x + t * x_stride + k + kLanes), odd[t]);
-    }
-  }
-  for (; k < end; k += kLanes) {
-    const int count = end - k < kLanes ? end - k : kLanes;
-    const F32x16 w = widen_tail<Source>(row + static_cast<int64_t>(k) * Source::kBytes, count);
-    for (int t = 0; t < kTokens; ++t) {
-      even[t] = fma(w, load_tail(x + t * x_stride + k, count), even[t]);
-    }
-  }
-  for (int t = 0; t < kTokens; ++t) sums[t] = add(even[t], odd[t]);
-}
-
-// One weight row against `kTokens` tokens. `scales`: of this row's blocks, or null.
-template <typename Source, int kTokens>
-inline void dot_row(const uint8_t* row, const float* scales, int block_columns, int columns,
-                    const float* x, float* out, int64_t out_stride) {
-  F32x16 total[kTokens];
-  if (scales == nullptr || block_columns == 0) {
-    dot_columns<Source, kTokens>(row, x, columns, 0, columns, total);
-    for (int t = 0; t < kTokens; ++t) {
-      const float value = sum(total[t]);
-      out[t * out_stride] = scales == nullptr ? value : value * scales[0];
-    }
-    return;
-  }
-  for (int t = 0; t < kTokens; ++t) total[t] = zero();
-  for (int begin = 0, block = 0; begin < columns; begin += block_columns, ++block) {
-    const int end = begin + block_columns < columns ? begin + block_columns : columns;
-    F32x16 sums[kTokens];
-    dot_columns<Source, kTokens>(row, x, columns, begin, end, sums);
-    const F32x16 scale = splat(scales[block]);
-    for (int t = 0; t < kTokens; ++t) total[t] = fma(sums[t], scale, total[t]);
-  }
-  for (int t = 0; t < kTokens; ++t) out[t * out_stride] = sum(total[t]);
-}
-
-const float* scales_of_row(const Matrix& w, int row) {
-  if (w.scales == nullptr) return nullptr;
-  return w.scales + static_cast<int64_t>(row / w.block_rows) * w.scale_columns;
-}
-
-const uint8_t* bytes_of_row(const Matrix& w, int row, int element_bytes) {
-  return w.data + static_cast<int64_t>(row) * w.columns * element_bytes;
-}
-
-template <typename Source>
-void dot_tokens(const uint8_t* row, const float* scales, const Matrix& w, const float* x,
-                int tokens, float* out, int64_t out_stride) {
-  int t = 0;
-  for (; t + 4 <= tokens; t += 4) {
-    dot_row<Source, 4>(row, scales, w.block_columns, w.columns, x + static_cast<int64_t>(t) * w.columns,
-                       out + t * out_stride, out_stride);
-  }
-  for (; t < tokens; ++t) {
-    dot_row<Source, 1>(row, scales, w.block_columns, w.columns, x + static_cast<int64_t>(t) * w.columns,
-                       out + t * out_stride, out_stride);
-  }
-}
-
-template <typename Source>
-void widen_row(const uint8_t* row, int columns, float* out) {
-  int k = 0;
-  for (; k + kLanes <= columns; k += kLanes) {
-    store(out + k, Source::widen(row + static_cast<int64_t>(k) * Source::kBytes));
-  }
-  if (k < columns) {
-    float lanes[kLanes];
-    store(lanes, widen_tail<Source>(row + static_cast<int64_t>(k) * Source::kBytes, columns - k));
-    memcpy(out + k, lanes, static_cast<size_t>(columns - k) * 4);
-  }
-}
-
-// With many tokens a few rows are widened once and meet four tokens at a time; the products and
-// their order are those of dot_tokens on the stored bytes, so the bits are too.
-template <typename Source>
-void matmul_source(const Matrix& w, int row_begin, int row_end, const float* x, int tokens,
-                   float* out, int64_t out_stride, float* scratch) {
-  constexpr int kFewTokens = 8;
-  if (tokens <= kFewTokens) {
-    for (int row = row_begin; row < row_end; ++row) {
-      dot_tokens<Source>(bytes_of_row(w, row, Source::kBytes), scales_of_row(w, row), w, x, tokens,
-                         out + row, out_stride);
-    }
-    return;
-  }
-  const int64_t stride = matmul_scratch(w.columns) / kRowsAtOnce;
-  for (int first = row_begin; first < row_end; first += kRowsAtOnce) {
-    const int rows = row_end - first < kRowsAtOnce ? row_end - first : kRowsAtOnce;
-    for (int r = 0; r < rows; ++r) {
-      widen_row<Source>(bytes_of_row(w, first + r, Source::kBytes), w.columns, scratch + r * stride);
-    }
-    for (int t = 0; t < tokens; t += 4) {
-      const int count = tokens - t < 4 ? tokens - t : 4;
-      for (int r = 0; r < rows; ++r) {
-        dot_tokens<F32>(reinterpret_cast<const uint8_t*>(scratch + r * stride),
-                        scales_of_row(w, first + r), w, x + static_cast<int64_t>(t) * w.columns, count,
-                        out + t * out_stride + first + r, out_stride);
+void prepare(const float* x, const float* scales, int block_columns, int begin, int end,
+             int64_t sum_stride, float* out) {
+  const int groups = (end - begin + kGroup - 1) / kGroup;
+  for (int g = 0; g < groups; ++g) {
+    Chunks chunks;
+    RING_UNROLL for (int c = 0; c < kChunks; ++c) {
+      const int column = begin + g * kGroup + c * kLanes;
+      chunks.of[c] =
+          column + kLanes <= end ? load(x + column) : load_short(x + column, end - column);
+      if (scales != nullptr && column < end) {
+        const Floats factor = factors_at(scales, block_columns, column, end);
+        chunks.of[c] = mul(chunks.of[c], mul(factor, splat(Source::kUp)));
+      } else if (Source::kUp != 1.0f) {
+        chunks.of[c] = mul(chunks.of[c], splat(Source::kUp));
       }
     }
+    Source::order(chunks);
+    RING_UNROLL for (int c = 0; c < kChunks; ++c) {
+      store(out + (c % kSums) * sum_stride + (g * kChunksPerSum + c / kSums) * kLanes,
+            chunks.of[c]);
+    }
+  }
+}
+
+// --- few tokens ---------------------------------------------------------------------------------
+
+template <int kTokens>
+struct Sums {
+  Floats of[kTokens][kSums];
+};
+
+RING_INLINE Floats total(const Floats (&sums)[kSums]) {
+  return add(add(sums[0], sums[1]), add(sums[2], sums[3]));
+}
+
+// What a sum is taken times at last: the power of two that widening left out, and the row's own
+// scale.
+template <typename Source>
+RING_INLINE float last_factor(const Matrix& w, int row) {
+  return w.scales != nullptr && w.block_columns == 0 ? Source::kUp * scales_of(w, row)[0]
+                                                     : Source::kUp;
+}
+
+template <int kTokens>
+RING_INLINE void add_group(const Chunks& w, const float* x, int64_t sum_stride,
+                           int64_t token_stride, Sums<kTokens>& sums) {
+  RING_UNROLL for (int c = 0; c < kChunks; ++c) {
+    const float* column = x + (c % kSums) * sum_stride + c / kSums * kLanes;
+    RING_UNROLL for (int t = 0; t < kTokens; ++t) {
+      sums.of[t][c % kSums] = fma(w.of[c], load(column + t * token_stride), sums.of[t][c % kSums]);
+    }
+  }
+}
+
+// A panel of columns of one row, `x` prepared. Reads the row's bytes in order, prefetching ahead.
+template <typename Source, int kTokens>
+RING_INLINE void add_panel(const uint8_t* row, int columns, const float* x, Sums<kTokens>& sums,
+                           typename Source::Mark& mark) {
+  const int groups = (columns + kGroup - 1) / kGroup;
+  const int64_t sum_stride = static_cast<int64_t>(groups) * kChunksPerSum * kLanes,
+                token_stride = kSums * sum_stride;
+  int g = 0;
+  for (; (g + 1) * kGroup <= columns; ++g) {
+    const uint8_t* p = row + static_cast<int64_t>(g) * kGroup * Source::kBytes;
+    RING_UNROLL for (int line = 0; line < Source::kBytes; ++line)
+        __builtin_prefetch(p + kPrefetchBytes + 64 * line);
+    Chunks w;
+    mark.look(p);
+    Source::widen(p, w);
+    add_group<kTokens>(w, x + g * kChunksPerSum * kLanes, sum_stride, token_stride, sums);
+  }
+  if (g == groups) return;
+  Chunks w;
+  widen_short<Source>(row + static_cast<int64_t>(g) * kGroup * Source::kBytes, columns - g * kGroup,
+                      w, mark);
+  add_group<kTokens>(w, x + g * kChunksPerSum * kLanes, sum_stride, token_stride, sums);
+}
+
+// Rows [row_begin, row_end) of one block of rows, so that they share the prepared activations.
+template <typename Source, int kTokens>
+void few_tokens_block(const Matrix& w, int row_begin, int row_end, const float* x, float* out,
+                      int64_t out_stride, float* scratch) {
+  const float* scales = w.block_columns == 0 ? nullptr : scales_of(w, row_begin);
+  float* const prepared = scratch;
+  float* const held =
+      scratch + kTokens * kFewPanel;  // [rows][kTokens][kSums][kLanes], then a mark a row
+  typename Source::Mark marks[kBlockRows];
+  for (int begin = 0; begin < w.columns; begin += kFewPanel) {
+    const int end = smaller(begin + kFewPanel, w.columns);
+    const int64_t token_stride = round_up(end - begin, kGroup);
+    for (int t = 0; t < kTokens; ++t) {
+      prepare<Source>(x + static_cast<int64_t>(t) * w.columns, scales, w.block_columns, begin, end,
+                      token_stride / kSums, prepared + t * token_stride);
+    }
+    for (int row = row_begin; row < row_end; ++row) {
+      Sums<kTokens> sums;
+      float* const kept = held + static_cast<int64_t>(row - row_begin) * kTokens * kSums * kLanes;
+      RING_UNROLL for (int t = 0; t < kTokens; ++t) {
+        RING_UNROLL for (int s = 0; s < kSums; ++s) {
+          sums.of[t][s] = begin == 0 ? zero() : load(kept + (t * kSums + s) * kLanes);
+        }
+      }
+      typename Source::Mark mark = marks[row - row_begin];
+      add_panel<Source, kTokens>(
+          row_of<Source>(w, row) + static_cast<int64_t>(begin) * Source::kBytes, end - begin,
+          prepared, sums, mark);
+      marks[row - row_begin] = mark;
+      RING_UNROLL for (int t = 0; t < kTokens; ++t) {
+        if (end < w.columns) {
+          RING_UNROLL for (int s = 0; s < kSums; ++s)
+              store(kept + (t * kSums + s) * kLanes, sums.of[t][s]);
+        } else {
+          const float value = sum(total(sums.of[t])) * last_factor<Source>(w, row);
+          out[t * out_stride + row] = mark.any() ? quiet_nan() : value;
+        }
+      }
+    }
+  }
+}
+
+// --- many tokens --------------------------------------------------------------------------------
+
+// Columns [begin, end) of a row, widened, in the layout of prepare.
+template <typename Source>
+void widen_row(const uint8_t* row, int begin, int end, int64_t sum_stride, float* out) {
+  const int groups = (end - begin + kGroup - 1) / kGroup;
+  typename Source::Mark mark;
+  for (int g = 0; g < groups; ++g) {
+    const int column = begin + g * kGroup;
+    const uint8_t* const p = row + static_cast<int64_t>(column) * Source::kBytes;
+    Chunks w;
+    if (column + kGroup <= end) {
+      mark.look(p);
+      Source::widen(p, w);
+    } else {
+      widen_short<Source>(p, end - column, w, mark);
+    }
+    RING_UNROLL for (int c = 0; c < kChunks; ++c) {
+      store(out + (c % kSums) * sum_stride + (g * kChunksPerSum + c / kSums) * kLanes, w.of[c]);
+    }
+  }
+  if (mark.any()) out[0] = quiet_nan();  // reaches every output of the row
+}
+
+// One of the four sums of a tile of outputs over a panel. held: [kTileTokens][kTileRows][kLanes],
+// the sum so far. ahead: the next tokens' activations, fetched meanwhile.
+template <int kRows, int kTokens>
+void multiply_tile(const float* w, const float* x, int columns, bool is_first, const float* ahead,
+                   float* held) {
+  Floats sums[kTokens][kRows];
+  RING_UNROLL for (int t = 0; t < kTokens; ++t) {
+    RING_UNROLL for (int r = 0; r < kRows; ++r) {
+      sums[t][r] = is_first ? zero() : load(held + (t * kTileRows + r) * kLanes);
+    }
+  }
+  for (int k = 0; k < columns; k += kLanes) {
+    RING_UNROLL for (int t = 0; t < kTokens; ++t) __builtin_prefetch(ahead + t * columns + k);
+    Floats left[kRows];
+    RING_UNROLL for (int r = 0; r < kRows; ++r) left[r] =
+        held_in_register(load(w + r * columns + k));
+    RING_UNROLL for (int t = 0; t < kTokens; ++t) {
+      const Floats right = held_in_register(load(x + t * columns + k));
+      RING_UNROLL for (int r = 0; r < kRows; ++r) sums[t][r] = fma(left[r], right, sums[t][r]);
+    }
+  }
+  RING_UNROLL for (int t = 0; t < kTokens; ++t) {
+    RING_UNROLL for (int r = 0; r < kRows; ++r)
+        store(held + (t * kTileRows + r) * kLanes, sums[t][r]);
+  }
+}
+
+using Tile = void (*)(const float*, const float*, int, bool, const float*, float*);
+
+template <int kRows>
+Tile tile_of_tokens(int tokens) {
+  if constexpr (kTileTokens >= 6) {
+    if (tokens == 6) return multiply_tile<kRows, 6>;
+    if (tokens == 5) return multiply_tile<kRows, 5>;
+  }
+  if constexpr (kTileTokens >= 4) {
+    if (tokens == 4) return multiply_tile<kRows, 4>;
+  }
+  return tokens == 3   ? multiply_tile<kRows, 3>
+         : tokens == 2 ? multiply_tile<kRows, 2>
+                       : multiply_tile<kRows, 1>;
+}
+
+Tile tile_of(int rows, int tokens) {
+  if constexpr (kTileRows >= 4) {
+    if (rows == 4) return tile_of_tokens<4>(tokens);
+  }
+  return rows == 3   ? tile_of_tokens<3>(tokens)
+         : rows == 2 ? tile_of_tokens<2>(tokens)
+                     : tile_of_tokens<1>(tokens);
+}
+
+constexpr int kTileFloats = kTileTokens * kTileRows * kLanes;
+
+// The outputs of one token and a group of rows, from their sums in the tiles.
+template <typename Source>
+void finish_rows(const Matrix& w, int row, int count, const float* tiles, float* out) {
+  for (int r = 0; r < count; r += 4) {
+    Floats totals[4];
+    for (int i = 0; i < 4; ++i) {
+      const int at = smaller(r + i, count - 1);
+      const float* const tile = tiles + static_cast<int64_t>(at / kTileRows) * kSums * kTileFloats +
+                                at % kTileRows * kLanes;
+      Floats sums[kSums];
+      RING_UNROLL for (int s = 0; s < kSums; ++s) sums[s] = load(tile + s * kTileFloats);
+      totals[i] = total(sums);
+    }
+    float values[4];
+    store_sums(totals, values);
+    for (int i = 0; i < smaller(4, count - r); ++i)
+      out[r + i] = values[i] * last_factor<Source>(w, row + r + i);
+  }
+}
+
+// Rows of one block of rows against a slab of tokens.
+template <typename Source>
+void many_tokens_block(const Matrix& w, int row_begin, int row_end, const float* x, int tokens,
+                       float* out, int64_t out_stride, float* scratch) {
+  const float* scales = w.block_columns == 0 ? nullptr : scales_of(w, row_begin);
+  float* const panel = scratch;                            // [kManyRows][kManyPanel]
+  float* const prepared = panel + kManyRows * kManyPanel;  // [kSlabTokens][kManyPanel]
+  float* const held =
+      prepared + kSlabTokens * kManyPanel;  // [row group][token tile][row tile][kSums][tile]
+  constexpr int kRowTiles = (kManyRows + kTileRows - 1) / kTileRows;
+  const int rows = row_end - row_begin, token_tiles = (tokens + kTileTokens - 1) / kTileTokens;
+  for (int begin = 0; begin < w.columns; begin += kManyPanel) {
+    const int end = smaller(begin + kManyPanel, w.columns);
+    const bool is_only = begin == 0 && end == w.columns;
+    // Of a sum's columns, rows (tokens) lie side by side: spread over all sets of the cache.
+    const int columns = round_up(end - begin, kGroup) / kSums;
+    const int64_t token_sums = static_cast<int64_t>(tokens) * columns,
+                  row_sums = static_cast<int64_t>(kManyRows) * columns;
+    for (int t = 0; t < tokens; ++t) {
+      prepare<Source>(x + static_cast<int64_t>(t) * w.columns, scales, w.block_columns, begin, end,
+                      token_sums, prepared + static_cast<int64_t>(t) * columns);
+    }
+    for (int first = 0; first < rows; first += kManyRows) {
+      const int count = smaller(kManyRows, rows - first);
+      float* const group = held + (is_only ? 0
+                                           : static_cast<int64_t>(first / kManyRows) * token_tiles *
+                                                 kRowTiles * kSums * kTileFloats);
+      for (int r = 0; r < count; ++r) {
+        widen_row<Source>(row_of<Source>(w, row_begin + first + r), begin, end, row_sums,
+                          panel + static_cast<int64_t>(r) * columns);
+      }
+      for (int s = 0; s < kSums; ++s) {
+        for (int tile = 0; tile < token_tiles; ++tile) {
+          const int t = tile * kTileTokens;
+          for (int r = 0; r < count; r += kTileRows) {
+            const float* const tokens_of_tile =
+                prepared + s * token_sums + static_cast<int64_t>(t) * columns;
+            tile_of(smaller(kTileRows, count - r), smaller(kTileTokens, tokens - t))(
+                panel + s * row_sums + static_cast<int64_t>(r) * columns, tokens_of_tile, columns,
+                begin == 0, tokens_of_tile + static_cast<int64_t>(kTileTokens) * columns,
+                group + ((tile * kRowTiles + r / kTileRows) * kSums + s) * kTileFloats);
+          }
+        }
+      }
+      if (end < w.columns) continue;
+      for (int t = 0; t < tokens; ++t) {
+        finish_rows<Source>(
+            w, row_begin + first, count,
+            group + static_cast<int64_t>(t / kTileTokens * kRowTiles) * kSums * kTileFloats +
+                t % kTileTokens * kTileRows * kLanes,
+            out + t * out_stride + row_begin + first);
+      }
+    }
+  }
+}
+
+template <typename Source>
+void multiply(const Matrix& w, int row_begin, int row_end, const float* x, int tokens, float* out,
+              int64_t out_stride, float* scratch) {
+  for (int row = row_begin; row < row_end;) {
+    // Rows that share their scales share the prepared activations.
+    const bool is_shared = w.scales == nullptr || w.block_columns == 0;
+    const int block_end = is_shared ? row_end : (row / w.block_rows + 1) * w.block_rows;
+    const int end = smaller(smaller(row_end, block_end), row + kBlockRows);
+    switch (tokens) {
+      case 1:
+        few_tokens_block<Source, 1>(w, row, end, x, out, out_stride, scratch);
+        break;
+      case 2:
+        few_tokens_block<Source, 2>(w, row, end, x, out, out_stride, scratch);
+        break;
+      case 3:
+        few_tokens_block<Source, 3>(w, row, end, x, out, out_stride, scratch);
+        break;
+      case 4:
+        few_tokens_block<Source, 4>(w, row, end, x, out, out_stride, scratch);
+        break;
+      default:
+        for (int t = 0; t < tokens; t += kSlabTokens) {
+          many_tokens_block<Source>(w, row, end, x + static_cast<int64_t>(t) * w.columns,
+                                    smaller(kSlabTokens, tokens - t), out + t * out_stride,
+                                    out_stride, scratch);
+        }
+    }
+    row = end;
   }
 }
 
@@ -162,62 +422,105 @@ void matmul(const Matrix& w, int row_begin, int row_end, const float* x, int tok
             int64_t out_stride, float* scratch) {
   switch (w.dtype) {
     case Dtype::f8_e4m3:
-      return matmul_source<E4m3>(w, row_begin, row_end, x, tokens, out, out_stride, scratch);
+      return multiply<E4m3>(w, row_begin, row_end, x, tokens, out, out_stride, scratch);
     case Dtype::bf16:
-      return matmul_source<Bf16>(w, row_begin, row_end, x, tokens, out, out_stride, scratch);
+      return multiply<Bf16>(w, row_begin, row_end, x, tokens, out, out_stride, scratch);
     case Dtype::f32:
-      return matmul_source<F32>(w, row_begin, row_end, x, tokens, out, out_stride, scratch);
+      return multiply<F32>(w, row_begin, row_end, x, tokens, out, out_stride, scratch);
     case Dtype::none:
       return;
   }
 }
 
+// --- rows and vectors ---------------------------------------------------------------------------
+
+// The value of one e4m3fn code (sign, four bits of exponent with bias 7, three of mantissa, no
+// infinities).
+float value_of_e4m3(uint8_t code) {
+  const int exponent = code >> 3 & 15, mantissa = code & 7;
+  if ((code & 0x7f) == 0x7f) return quiet_nan();
+  float magnitude = static_cast<float>(exponent == 0 ? mantissa : 8 + mantissa) * 0x1p-9f;
+  for (int e = 1; e < exponent; ++e) magnitude *= 2.0f;
+  return code & 0x80 ? -magnitude : magnitude;
+}
+
 void read_row(const Matrix& w, int row, float* out) {
-  switch (w.dtype) {
-    case Dtype::f8_e4m3: widen_row<E4m3>(bytes_of_row(w, row, 1), w.columns, out); break;
-    case Dtype::bf16: widen_row<Bf16>(bytes_of_row(w, row, 2), w.columns, out); break;
-    case Dtype::f32: widen_row<F32>(bytes_of_row(w, row, 4), w.columns, out); break;
-    case Dtype::none: return;
-  }
-  const float* scales = scales_of_row(w, row);
-  if (scales == nullptr) return;
+  const float* scales = scales_of(w, row);
   for (int k = 0; k < w.columns; ++k) {
-    out[k] *= w.block_columns == 0 ? scales[0] : scales[k / w.block_columns];
+    float value = 0;
+    if (w.dtype == Dtype::f8_e4m3) {
+      value = value_of_e4m3(row_of<E4m3>(w, row)[k]);
+    } else if (w.dtype == Dtype::bf16) {
+      uint16_t half;
+      memcpy(&half, row_of<Bf16>(w, row) + 2 * k, 2);
+      const uint32_t bits = static_cast<uint32_t>(half) << 16;
+      memcpy(&value, &bits, 4);
+    } else {
+      memcpy(&value, row_of<F32>(w, row) + 4 * static_cast<int64_t>(k), 4);
+    }
+    if (scales != nullptr) value *= w.block_columns == 0 ? scales[0] : scales[k / w.block_columns];
+    out[k] = value;
   }
+}
+
+template <typename Load>
+RING_INLINE float dot_of(const float* a, int count, const Load& load_b) {
+  Floats sums[kSums] = {zero(), zero(), zero(), zero()};
+  int k = 0;
+  for (; k + kSums * kLanes <= count; k += kSums * kLanes) {
+    RING_UNROLL for (int s = 0; s < kSums; ++s) sums[s] =
+        fma(load(a + k + s * kLanes), load_b(k + s * kLanes, kLanes), sums[s]);
+  }
+  for (; k < count; k += kLanes)
+    sums[0] = fma(load_short(a + k, count - k), load_b(k, count - k), sums[0]);
+  return sum(total(sums));
 }
 
 float dot(const float* a, const float* b, int count) {
-  F32x16 sums[1];
-  dot_columns<F32, 1>(reinterpret_cast<const uint8_t*>(a), b, 0, 0, count, sums);
-  return sum(sums[0]);
+  return dot_of(a, count, [b](int k, int left) {
+    return left >= kLanes ? load(b + k) : load_short(b + k, left);
+  });
+}
+
+RING_INLINE Floats load_bf16_short(const uint16_t* p, int count) {
+  uint16_t lanes[kLanes] = {0};
+  memcpy(lanes, p, static_cast<size_t>(smaller(count, kLanes)) * 2);
+  return load_bf16(reinterpret_cast<const uint8_t*>(lanes));
 }
 
 float dot_bf16(const float* a, const uint16_t* b, int count) {
-  F32x16 sums[1];
-  dot_columns<Bf16, 1>(reinterpret_cast<const uint8_t*>(b), a, 0, 0, count, sums);
-  return sum(sums[0]);
+  return dot_of(a, count, [b](int k, int left) {
+    return left >= kLanes ? load_bf16(reinterpret_cast<const uint8_t*>(b + k))
+                          : load_bf16_short(b + k, left);
+  });
 }
 
-template <typename Source>
-void add_scaled_source(float a, const uint8_t* x, float* y, int count) {
-  const F32x16 factor = splat(a);
-  int i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    store(y + i, fma(factor, Source::widen(x + i * Source::kBytes), load(y + i)));
+template <typename Load>
+RING_INLINE void add_scaled_of(float a, float* y, int count, const Load& load_x) {
+  const Floats factor = splat(a);
+  for (int i = 0; i < count; i += kLanes) {
+    const int left = count - i;
+    if (left >= kLanes) {
+      store(y + i, fma(factor, load_x(i, left), load(y + i)));
+      continue;
+    }
+    float lanes[kLanes];
+    store(lanes, fma(factor, load_x(i, left), load_short(y + i, left)));
+    memcpy(y + i, lanes, static_cast<size_t>(left) * 4);
   }
-  if (i == count) return;
-  const int rest = count - i;
-  float lanes[kLanes];
-  store(lanes, fma(factor, widen_tail<Source>(x + i * Source::kBytes, rest), load_tail(y + i, rest)));
-  memcpy(y + i, lanes, static_cast<size_t>(rest) * 4);
 }
 
 void add_scaled(float a, const float* x, float* y, int count) {
-  add_scaled_source<F32>(a, reinterpret_cast<const uint8_t*>(x), y, count);
+  add_scaled_of(a, y, count, [x](int i, int left) {
+    return left >= kLanes ? load(x + i) : load_short(x + i, left);
+  });
 }
 
 void add_scaled_bf16(float a, const uint16_t* x, float* y, int count) {
-  add_scaled_source<Bf16>(a, reinterpret_cast<const uint8_t*>(x), y, count);
+  add_scaled_of(a, y, count, [x](int i, int left) {
+    return left >= kLanes ? load_bf16(reinterpret_cast<const uint8_t*>(x + i))
+                          : load_bf16_short(x + i, left);
+  });
 }
 
 float rms_norm(const float* x, const float* weight, float* out, int count, float epsilon) {
@@ -230,8 +533,14 @@ float rms_norm(const float* x, const float* weight, float* out, int count, float
 }  // namespace
 
 extern const Kernels kernels;
-const Kernels kernels = {RING_STRING(RING_ISA_NAMESPACE), matmul,         read_row,   rms_norm,
-                         dot,                             dot_bf16,       add_scaled, add_scaled_bf16};
+const Kernels kernels = {RING_STRING(RING_ISA_NAMESPACE),
+                         matmul,
+                         read_row,
+                         rms_norm,
+                         dot,
+                         dot_bf16,
+                         add_scaled,
+                         add_scaled_bf16};
 
 }  // namespace RING_ISA_NAMESPACE
 }  // namespace ring

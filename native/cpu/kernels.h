@@ -1,7 +1,8 @@
 // The arithmetic of the CPU backend as a table of functions, compiled once per instruction set from
-// the same source (kernels.cc) and chosen at run time. All of them are pure: who calls them on which
-// thread never shows in a result, and an output's bits do not depend on how many tokens are computed
-// beside it (every output keeps its own accumulators over the columns, in one fixed order).
+// the same source (kernels.cc) and chosen at run time. All of them are pure: who calls them on
+// which thread never shows in a result, and an output's bits do not depend on how many tokens are
+// computed beside it (every output keeps its own accumulators over the columns, in one fixed
+// order).
 #pragma once
 #include "../model.h"
 
@@ -11,7 +12,7 @@ struct Kernels {
   const char* isa;
 
   // out[token * out_stride + row] = weight[row] . x[token] for rows [row_begin, row_end) and every
-  // token; x is [tokens][columns]. scratch: matmul_scratch(columns) floats of the calling thread.
+  // token; x is [tokens][columns]. scratch: kMatmulScratch floats of the calling thread.
   void (*matmul)(const Matrix& weight, int row_begin, int row_end, const float* x, int tokens,
                  float* out, int64_t out_stride, float* scratch);
   // One weight row widened and scaled.
@@ -26,13 +27,23 @@ struct Kernels {
   void (*add_scaled_bf16)(float a, const uint16_t* x, float* y, int count);
 };
 
-// Weight rows that matmul widens at once when there are many tokens.
-constexpr int kRowsAtOnce = 4;
+// How matmul cuts a product. Columns come in panels, so that activations stay in the first cache
+// (few tokens) and widened rows beside them (many tokens).
+constexpr int kFewPanel = 4096;
+constexpr int kManyPanel = 2048;
+constexpr int kManyRows = 8;
+constexpr int kBlockRows = 128;
+constexpr int kSlabTokens = 96;
+// How far ahead of a row's bytes they are fetched; past the end of a map a fetch does nothing.
+constexpr int kPrefetchBytes = 4096;
 
-// Always inlined: kernels.cc is compiled for several processors, and the linker keeps one copy.
-__attribute__((always_inline)) inline int64_t matmul_scratch(int64_t columns) { return kRowsAtOnce * ((columns + 15) / 16 * 16); }
+// Floats of scratch that one thread needs, aligned to a cache line: widened rows, a slab of
+// prepared activations, and the sums of a block of rows (64 floats an output, tiles rounded up).
+constexpr int64_t kMatmulScratch = kManyRows * kManyPanel + (kSlabTokens + 8) * kManyPanel +
+                                   int64_t{kSlabTokens + 8} * (kBlockRows + 32) * 64;
 
-// The best table this processor runs, or the one that RING_ISA names (portable, avx2, avx512);
+// The best table this processor runs, or the one that RING_ISA names (portable, avx2, avx512,
+// avx512vbmi);
 // null when that one is unknown or not supported here.
 const Kernels* choose_kernels(const char* wanted);
 

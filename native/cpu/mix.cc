@@ -2,15 +2,13 @@
 // output per (token, expert) pair, so experts may be computed in the order in which they arrive and
 // are still added in rising index; large steps get them in rising index and add at once. Both ways
 // give the same bits.
-#include "cpu.h"
-
 #include <algorithm>
 #include <cstring>
 
+#include "cpu.h"
+
 namespace ring::cpu {
 namespace {
-
-constexpr int kPieceRows = 32;
 
 // The rows of step.pair_input that belong to one expert.
 struct Run {
@@ -19,38 +17,47 @@ struct Run {
   int rows;
 };
 
-// One matrix of every expert of the group over its own rows, shared out in pieces of output rows,
-// so that one expert keeps all threads busy and many do not wait for each other.
-void grouped(Cpu& cpu, const std::vector<Run>& runs, Matrix Mlp::*which, const float* x, float* out) {
-  const Matrix& any = runs.front().weights->*which;
-  const int per_run = (any.rows + kPieceRows - 1) / kPieceRows;
-  cpu.pool.run(per_run * static_cast<int>(runs.size()), [&](int piece, int thread) {
-    const Run& run = runs[piece / per_run];
-    const Matrix& w = run.weights->*which;
-    const int first = piece % per_run * kPieceRows;
-    const int last = std::min(first + kPieceRows, w.rows);
-    cpu.kernels.matmul(w, first, last, x + static_cast<int64_t>(run.first) * w.columns, run.rows,
-                       out + static_cast<int64_t>(run.first) * w.rows, w.rows,
-                       cpu.thread_scratch[thread].data());
+// Work on the experts of a group, shared out in pieces of output rows, so that one expert keeps all
+// threads busy and many do not wait for each other: work(run, first row, last row, thread).
+template <typename Work>
+void for_rows(Cpu& cpu, const std::vector<Run>& runs, int rows, const Work& work) {
+  const int piece_rows = cpu.piece_rows(rows, static_cast<int>(runs.size()));
+  const int pieces_each = (rows + piece_rows - 1) / piece_rows;
+  cpu.pool.run(pieces_each * static_cast<int>(runs.size()), [&](int piece, int thread) {
+    const int first = piece % pieces_each * piece_rows;
+    work(runs[piece / pieces_each], first, std::min(first + piece_rows, rows), thread);
   });
 }
 
-// gate, up, SwiGLU and down of a group of experts whose rows are listed in step.pair_of_row; row r's
-// output lands in `out` row r.
+// gate, up, SwiGLU and down of a group of experts whose rows are listed in step.pair_of_row; row
+// r's output lands in `out` row r.
 void compute(Cpu& cpu, StepState& step, const std::vector<Run>& runs, int rows, float* out) {
   const Shape& s = cpu.shape;
+  const int width = runs.front().weights->gate.rows;
   cpu.pool.run(rows, [&](int row, int) {
     const int token = step.pair_of_row[row] / s.top_k;
     memcpy(&step.pair_input[static_cast<size_t>(row) * s.hidden],
            &step.normed[static_cast<size_t>(token) * s.hidden], static_cast<size_t>(s.hidden) * 4);
   });
-  grouped(cpu, runs, &Mlp::gate, step.pair_input.data(), step.pair_gate.data());
-  grouped(cpu, runs, &Mlp::up, step.pair_input.data(), step.pair_up.data());
-  const size_t width = static_cast<size_t>(runs.front().weights->gate.rows);
-  cpu.pool.run(rows, [&](int row, int) {
-    swiglu(&step.pair_gate[row * width], &step.pair_up[row * width], static_cast<int64_t>(width));
+  for_rows(cpu, runs, width, [&](const Run& run, int first, int last, int thread) {
+    const float* x = &step.pair_input[static_cast<size_t>(run.first) * s.hidden];
+    float* gate = &step.pair_gate[static_cast<size_t>(run.first) * width];
+    float* up = &step.pair_up[static_cast<size_t>(run.first) * width];
+    float* scratch = cpu.thread_scratch[thread].data();
+    cpu.kernels.matmul(run.weights->gate, first, last, x, run.rows, gate, width, scratch);
+    cpu.kernels.matmul(run.weights->up, first, last, x, run.rows, up, width, scratch);
+    // While both are still in this core's cache.
+    for (int row = 0; row < run.rows; ++row) {
+      const size_t at = static_cast<size_t>(row) * width + first;
+      swiglu(gate + at, up + at, last - first);
+    }
   });
-  grouped(cpu, runs, &Mlp::down, step.pair_gate.data(), out);
+  for_rows(cpu, runs, s.hidden, [&](const Run& run, int first, int last, int thread) {
+    cpu.kernels.matmul(run.weights->down, first, last,
+                       &step.pair_gate[static_cast<size_t>(run.first) * width], run.rows,
+                       out + static_cast<size_t>(run.first) * s.hidden, s.hidden,
+                       cpu.thread_scratch[thread].data());
+  });
 }
 
 // routed[token] += weight * output, for one pair.
@@ -85,8 +92,10 @@ Status mix(Cpu& cpu, StepState& step, int32_t, const ReadyExpert* experts, int32
     for (; next < count; ++next) {
       const int first = rows;
       const uint16_t wanted = static_cast<uint16_t>(experts[next].index);
-      const int needed = static_cast<int>(std::count(step.experts.begin(), step.experts.begin() + pairs, wanted));
-      if (rows + needed > capacity) break;  // an expert has at most one row a token: one always fits
+      const int needed =
+          static_cast<int>(std::count(step.experts.begin(), step.experts.begin() + pairs, wanted));
+      if (rows + needed > capacity)
+        break;  // an expert has at most one row a token: one always fits
       for (int pair = 0; pair < pairs; ++pair) {
         if (step.experts[pair] == wanted) step.pair_of_row[rows++] = pair;
       }
@@ -98,7 +107,8 @@ Status mix(Cpu& cpu, StepState& step, int32_t, const ReadyExpert* experts, int32
     if (keeps_pairs) {
       cpu.pool.run(rows, [&](int row, int) {
         memcpy(&step.pair_output[static_cast<size_t>(step.pair_of_row[row]) * s.hidden],
-               &step.pair_input[static_cast<size_t>(row) * s.hidden], static_cast<size_t>(s.hidden) * 4);
+               &step.pair_input[static_cast<size_t>(row) * s.hidden],
+               static_cast<size_t>(s.hidden) * 4);
       });
     } else {
       for (const Run& run : runs) {
@@ -125,8 +135,8 @@ Status settle(Cpu& cpu, StepState& step, int32_t layer) {
     }
     const size_t at = static_cast<size_t>(token) * s.hidden;
     for (int i = 0; i < s.hidden; ++i) {
-      const float routed = shared.gate.present() ? step.routed[at + i] + step.delta[at + i]
-                                                 : step.routed[at + i];
+      const float routed =
+          shared.gate.present() ? step.routed[at + i] + step.delta[at + i] : step.routed[at + i];
       step.residual[at + i] += routed;
     }
   });

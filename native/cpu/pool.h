@@ -23,9 +23,12 @@ class Pool {
   // `thread` is in [0, threads()) and tells scratch apart. Not reentrant.
   template <typename Work>
   void run(int pieces, const Work& work) {
-    run_erased(pieces, [](const void* context, int piece, int thread) {
-      (*static_cast<const Work*>(context))(piece, thread);
-    }, &work);
+    run_erased(
+        pieces,
+        [](const void* context, int piece, int thread) {
+          (*static_cast<const Work*>(context))(piece, thread);
+        },
+        &work);
   }
 
  private:

@@ -2,11 +2,11 @@
 // scores, a bias that only chooses, groups of which the best are kept, and weights normalised over
 // the chosen (DeepSeek-V3 routing, arXiv 2412.19437 §2.1.2; epsilon 1e-20 as in the published
 // BailingMoeV2 code).
-#include "cpu.h"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
+
+#include "cpu.h"
 
 namespace ring::cpu {
 namespace {
@@ -19,7 +19,8 @@ int best_of(const float* values, const uint8_t* taken, int count) {
   int best = -1;
   for (int i = 0; i < count; ++i) {
     if (taken[i]) continue;
-    if (best < 0 || values[i] > values[best] || (std::isnan(values[best]) && !std::isnan(values[i]))) {
+    if (best < 0 || values[i] > values[best] ||
+        (std::isnan(values[best]) && !std::isnan(values[i]))) {
       best = i;
     }
   }
@@ -53,7 +54,8 @@ void keep_best_groups(const Shape& s, Choice& c) {
   }
   std::vector<uint8_t>& kept = c.taken;
   kept.assign(s.groups, 0);
-  for (int n = 0; n < s.groups_kept; ++n) kept[best_of(c.group_scores.data(), kept.data(), s.groups)] = 1;
+  for (int n = 0; n < s.groups_kept; ++n)
+    kept[best_of(c.group_scores.data(), kept.data(), s.groups)] = 1;
   for (int e = 0; e < s.experts; ++e) {
     if (!kept[e / group_size]) c.choice[e] = kNever;
   }

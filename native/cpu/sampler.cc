@@ -15,8 +15,8 @@ bool higher(const Candidate& a, const Candidate& b) {
 }
 
 void apply_penalties(const Sampling& sampling, DrawScratch& scratch) {
-  const bool wanted = sampling.repetition != 1.0f || sampling.presence != 0.0f ||
-                      sampling.frequency != 0.0f;
+  const bool wanted =
+      sampling.repetition != 1.0f || sampling.presence != 0.0f || sampling.frequency != 0.0f;
   if (!wanted) return;
   std::vector<float>& logits = scratch.adjusted;
   scratch.prompt_count.resize(logits.size(), 0);
@@ -79,8 +79,7 @@ double narrow(const Sampling& sampling, DrawScratch& scratch) {
     }
     std::sort(candidates.begin(), candidates.end(), higher);
   }
-  const float highest =
-      std::min_element(candidates.begin(), candidates.end(), higher)->logit;
+  const float highest = std::min_element(candidates.begin(), candidates.end(), higher)->logit;
   shares.resize(candidates.size());
   double total = 0;
   for (size_t i = 0; i < candidates.size(); ++i) {
@@ -94,7 +93,8 @@ double narrow(const Sampling& sampling, DrawScratch& scratch) {
   if (sampling.top_p < 1.0f) {
     double kept = 0;
     size_t count = 0;
-    while (count < shares.size() && (count == 0 || kept < sampling.top_p * total)) kept += shares[count++];
+    while (count < shares.size() && (count == 0 || kept < sampling.top_p * total))
+      kept += shares[count++];
     shares.resize(count);
     candidates.resize(count);
     total = kept;
@@ -118,8 +118,9 @@ double uniform(uint64_t seed, uint64_t position) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = static_cast<uint64_t>(word[0]) * 0xD2511F53u;
     const uint64_t b = static_cast<uint64_t>(word[2]) * 0xCD9E8D57u;
-    const uint32_t next[4] = {static_cast<uint32_t>(b >> 32) ^ word[1] ^ key[0], static_cast<uint32_t>(b),
-                              static_cast<uint32_t>(a >> 32) ^ word[3] ^ key[1], static_cast<uint32_t>(a)};
+    const uint32_t next[4] = {
+        static_cast<uint32_t>(b >> 32) ^ word[1] ^ key[0], static_cast<uint32_t>(b),
+        static_cast<uint32_t>(a >> 32) ^ word[3] ^ key[1], static_cast<uint32_t>(a)};
     std::copy(next, next + 4, word);
     key[0] += 0x9E3779B9u;
     key[1] += 0xBB67AE85u;
@@ -131,7 +132,8 @@ double uniform(uint64_t seed, uint64_t position) {
 double log_sum_exp(const float* logits, int32_t vocabulary) {
   const float highest = *std::max_element(logits, logits + vocabulary);
   double total = 0;
-  for (int32_t id = 0; id < vocabulary; ++id) total += std::exp(static_cast<double>(logits[id]) - highest);
+  for (int32_t id = 0; id < vocabulary; ++id)
+    total += std::exp(static_cast<double>(logits[id]) - highest);
   return static_cast<double>(highest) + std::log(total);
 }
 

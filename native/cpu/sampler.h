@@ -2,9 +2,9 @@
 // record and the sequence's own tokens, and on nothing else, so a sequence draws the same tokens
 // alone or among others.
 #pragma once
-#include "../backend.h"
-
 #include <vector>
+
+#include "../backend.h"
 
 namespace ring::cpu {
 
@@ -15,7 +15,7 @@ struct Candidate {
 
 // Scratch that is kept from draw to draw.
 struct DrawScratch {
-  std::vector<float> adjusted;          // [vocabulary]
+  std::vector<float> adjusted;                      // [vocabulary]
   std::vector<int32_t> prompt_count, output_count;  // [vocabulary], zero between draws
   std::vector<Candidate> candidates;
   std::vector<double> shares;

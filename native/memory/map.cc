@@ -2,15 +2,16 @@
 // device: it reads a fixed table of ranges without locks, because nothing else is allowed there.
 #include "map.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
-#include <fcntl.h>
 #include <mutex>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include <utility>
 
 namespace ring {
@@ -110,10 +111,11 @@ Status FileMap::open(const std::string& path, uint64_t bytes) {
   }
   struct stat facts {};
   if (fstat(descriptor_, &facts) != 0 || static_cast<uint64_t>(facts.st_size) != bytes) {
-    return failure(Code::cannot_read,
-                   "%s: has %lld bytes, but had %llu when its header was read; is it being written?",
-                   path.c_str(), static_cast<long long>(facts.st_size),
-                   static_cast<unsigned long long>(bytes));
+    return failure(
+        Code::cannot_read,
+        "%s: has %lld bytes, but had %llu when its header was read; is it being written?",
+        path.c_str(), static_cast<long long>(facts.st_size),
+        static_cast<unsigned long long>(bytes));
   }
   void* address = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor_, 0);
   if (address == MAP_FAILED) {

@@ -3,11 +3,11 @@
 // page of zeros and a mark on the map, which the device looks at after every layer and answers with
 // "lost". So a dead drive costs the requests in flight, not the process.
 #pragma once
-#include "../status.h"
-
 #include <cstddef>
 #include <cstdint>
 #include <string>
+
+#include "../status.h"
 
 namespace ring {
 
@@ -26,7 +26,8 @@ class FileMap {
   uint64_t bytes() const { return bytes_; }
   const std::string& path() const { return path_; }
 
-  // Offset of the first page that could not be read since open, or -1. Cheap enough for every layer.
+  // Offset of the first page that could not be read since open, or -1. Cheap enough for every
+  // layer.
   int64_t unreadable() const;
 
   // The file's size now, which is less than bytes() when somebody cut it: within the last page that

@@ -8,7 +8,7 @@ namespace ring::test {
 
 struct KernelRegistration {
   KernelRegistration(const char* name, void (*body)(const Kernels& kernels)) {
-    for (const char* isa : {"portable", "avx2", "avx512"}) {
+    for (const char* isa : {"portable", "avx2", "avx512", "avx512vbmi"}) {
       cases().push_back({std::string(name) + " [" + isa + "]", [isa, body] {
         const Kernels* kernels = choose_kernels(isa);
         if (kernels == nullptr) skip("this processor has no %s", isa);

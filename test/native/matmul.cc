@@ -21,7 +21,7 @@ constexpr double kOutputMax = 1e-6;
 // out[token][row] of rows [row_begin, row_end), computed `together` tokens at a time.
 void multiply(const Kernels& kernels, const Matrix& weight, int row_begin, int row_end,
               const float* x, int tokens, float* out, int64_t out_stride, int together) {
-  Guarded<float> scratch(matmul_scratch(weight.columns));
+  Guarded<float> scratch(kMatmulScratch);
   for (int token = 0; token < tokens; token += together) {
     kernels.matmul(weight, row_begin, row_end, x + static_cast<int64_t>(token) * weight.columns,
                    std::min(together, tokens - token), out + token * out_stride, out_stride,

@@ -52,7 +52,7 @@ RING_KERNEL_CASE(e4m3_products, "multiplies each e4m3 code exactly in each colum
   Guarded<uint8_t> codes(256 * kColumns);
   for (int i = 0; i < 256 * kColumns; ++i) codes[i] = static_cast<uint8_t>(i / kColumns);
   const Matrix weight = plain(codes.data(), Dtype::f8_e4m3, 256, kColumns);
-  Guarded<float> x(kColumns * kColumns), out(kColumns * 256), scratch(matmul_scratch(kColumns));
+  Guarded<float> x(kColumns * kColumns), out(kColumns * 256), scratch(kMatmulScratch);
   for (int i = 0; i < kColumns * kColumns; ++i) x[i] = i / kColumns == i % kColumns ? 1.0f : 0.0f;
   for (const int together : {1, kColumns}) {
     for (int first = 0; first < kColumns; first += together) {
@@ -75,7 +75,7 @@ RING_KERNEL_CASE(bf16_rows, "reads and multiplies all 65,536 BF16 codes exactly"
   Guarded<float> row(65536);
   kernels.read_row(plain(bytes.data(), Dtype::bf16, 1, 65536), 0, row.data());
   const float one = 1;
-  Guarded<float> product(65536), scratch(matmul_scratch(1));
+  Guarded<float> product(65536), scratch(kMatmulScratch);
   kernels.matmul(plain(bytes.data(), Dtype::bf16, 65536, 1), 0, 65536, &one, 1, product.data(),
                  65536, scratch.data());
   for (unsigned code = 0; code < 65536; ++code) {

@@ -166,10 +166,11 @@ RING_INLINE void add_group(const Chunks& w, const float* x, int64_t sum_stride,
   }
 }
 
-// A panel of columns of one row, `x` prepared. Reads the row's bytes in order, prefetching ahead.
+// A panel of columns of one row, `x` prepared. Reads the row's bytes in order and fetches what lies
+// `ahead` bytes on.
 template <typename Source, int kTokens>
-RING_INLINE void add_panel(const uint8_t* row, int columns, const float* x, Sums<kTokens>& sums,
-                           typename Source::Mark& mark) {
+RING_INLINE void add_panel(const uint8_t* row, int64_t ahead, int columns, const float* x,
+                           Sums<kTokens>& sums, typename Source::Mark& mark) {
   const int groups = (columns + kGroup - 1) / kGroup;
   const int64_t sum_stride = static_cast<int64_t>(groups) * kChunksPerSum * kLanes,
                 token_stride = kSums * sum_stride;
@@ -177,7 +178,7 @@ RING_INLINE void add_panel(const uint8_t* row, int columns, const float* x, Sums
   for (; (g + 1) * kGroup <= columns; ++g) {
     const uint8_t* p = row + static_cast<int64_t>(g) * kGroup * Source::kBytes;
     RING_UNROLL for (int line = 0; line < Source::kBytes; ++line)
-        __builtin_prefetch(p + kPrefetchBytes + 64 * line);
+        __builtin_prefetch(p + ahead + 64 * line);
     Chunks w;
     mark.look(p);
     Source::widen(p, w);
@@ -199,6 +200,10 @@ void few_tokens_block(const Matrix& w, int row_begin, int row_end, const float* 
   float* const held =
       scratch + kTokens * kFewPanel;  // [rows][kTokens][kSums][kLanes], then a mark a row
   typename Source::Mark marks[kBlockRows];
+  // What is read soon: further on, or the same panel of the next row. Past the end of a map a fetch
+  // does nothing.
+  const int64_t ahead =
+      w.columns > kFewPanel ? static_cast<int64_t>(w.columns) * Source::kBytes : kPrefetchBytes;
   for (int begin = 0; begin < w.columns; begin += kFewPanel) {
     const int end = smaller(begin + kFewPanel, w.columns);
     const int64_t token_stride = round_up(end - begin, kGroup);
@@ -216,7 +221,7 @@ void few_tokens_block(const Matrix& w, int row_begin, int row_end, const float* 
       }
       typename Source::Mark mark = marks[row - row_begin];
       add_panel<Source, kTokens>(
-          row_of<Source>(w, row) + static_cast<int64_t>(begin) * Source::kBytes, end - begin,
+          row_of<Source>(w, row) + static_cast<int64_t>(begin) * Source::kBytes, ahead, end - begin,
           prepared, sums, mark);
       marks[row - row_begin] = mark;
       RING_UNROLL for (int t = 0; t < kTokens; ++t) {

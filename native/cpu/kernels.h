@@ -34,7 +34,7 @@ constexpr int kManyPanel = 2048;
 constexpr int kManyRows = 8;
 constexpr int kBlockRows = 128;
 constexpr int kSlabTokens = 96;
-// How far ahead of a row's bytes they are fetched; past the end of a map a fetch does nothing.
+// How far ahead weights are fetched when rows are read whole.
 constexpr int kPrefetchBytes = 4096;
 
 // Floats of scratch that one thread needs, aligned to a cache line: widened rows, a slab of

@@ -26,7 +26,7 @@ export const npmRecord = 'node_modules/.package-lock.json'
  * @returns {string} hex SHA-256
  */
 export function addonFingerprint(root) {
-  const inputs = ['CMakeLists.txt', 'native', 'test/native']
+  const inputs = ['CMakeLists.txt', 'native', 'test/native', 'test/bench']
   return fingerprint(root, inputs, [
     ...addonFlags,
     `node ${process.versions.node.split('.')[0]} ${process.arch}`,

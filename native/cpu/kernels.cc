@@ -166,29 +166,47 @@ RING_INLINE void add_group(const Chunks& w, const float* x, int64_t sum_stride,
   }
 }
 
-// A panel of columns of one row, `x` prepared. Reads the row's bytes in order and fetches what lies
-// `ahead` bytes on.
-template <typename Source, int kTokens>
-RING_INLINE void add_panel(const uint8_t* row, int64_t ahead, int columns, const float* x,
-                           Sums<kTokens>& sums, typename Source::Mark& mark) {
-  const int groups = (columns + kGroup - 1) / kGroup;
-  const int64_t sum_stride = static_cast<int64_t>(groups) * kChunksPerSum * kLanes,
-                token_stride = kSums * sum_stride;
-  int g = 0;
-  for (; (g + 1) * kGroup <= columns; ++g) {
+// Groups [first, last) of a row, each widened by widen(p, chunks); fetches what lies `ahead` bytes
+// on.
+template <typename Source, int kTokens, typename Widen>
+RING_INLINE void add_groups(const uint8_t* row, int64_t ahead, int first, int last, const float* x,
+                            int64_t sum_stride, Sums<kTokens>& sums, const Widen& widen) {
+  for (int g = first; g < last; ++g) {
     const uint8_t* p = row + static_cast<int64_t>(g) * kGroup * Source::kBytes;
     RING_UNROLL for (int line = 0; line < Source::kBytes; ++line)
         __builtin_prefetch(p + ahead + 64 * line);
     Chunks w;
+    widen(p, w);
+    add_group<kTokens>(w, x + g * kChunksPerSum * kLanes, sum_stride, kSums * sum_stride, sums);
+  }
+}
+
+// A panel of columns of one row, `x` prepared.
+template <typename Source, int kTokens>
+RING_INLINE void add_panel(const uint8_t* row, int64_t ahead, int columns, const float* x,
+                           Sums<kTokens>& sums, typename Source::Mark& mark) {
+  const int whole = columns / kGroup, groups = (columns + kGroup - 1) / kGroup;
+  const int64_t sum_stride = static_cast<int64_t>(groups) * kChunksPerSum * kLanes;
+  const auto widen_direct = [&](const uint8_t* p, Chunks& w) {
     mark.look(p);
     Source::widen(p, w);
-    add_group<kTokens>(w, x + g * kChunksPerSum * kLanes, sum_stride, token_stride, sums);
+  };
+  // A group is cut from two lines; of a row that begins with a line the last group is the last
+  // line.
+  const bool is_aligned = (reinterpret_cast<uintptr_t>(row) & 63) == 0;
+  const int by_lines = kHasCodeLines && Source::kBytes == 1 ? (is_aligned ? whole - 1 : whole) : 0;
+  if (by_lines > 0) {
+    CodeLines lines(row);
+    add_groups<Source, kTokens>(row, ahead, 0, by_lines, x, sum_stride, sums,
+                                [&](const uint8_t*, Chunks& w) { lines.widen(w.of); });
   }
-  if (g == groups) return;
+  add_groups<Source, kTokens>(row, ahead, by_lines > 0 ? by_lines : 0, whole, x, sum_stride, sums,
+                              widen_direct);
+  if (whole == groups) return;
   Chunks w;
-  widen_short<Source>(row + static_cast<int64_t>(g) * kGroup * Source::kBytes, columns - g * kGroup,
-                      w, mark);
-  add_group<kTokens>(w, x + g * kChunksPerSum * kLanes, sum_stride, token_stride, sums);
+  widen_short<Source>(row + static_cast<int64_t>(whole) * kGroup * Source::kBytes,
+                      columns - whole * kGroup, w, mark);
+  add_group<kTokens>(w, x + whole * kChunksPerSum * kLanes, sum_stride, kSums * sum_stride, sums);
 }
 
 // Rows [row_begin, row_end) of one block of rows, so that they share the prepared activations.
@@ -197,15 +215,16 @@ void few_tokens_block(const Matrix& w, int row_begin, int row_end, const float* 
                       int64_t out_stride, float* scratch) {
   const float* scales = w.block_columns == 0 ? nullptr : scales_of(w, row_begin);
   float* const prepared = scratch;
-  float* const held =
-      scratch + kTokens * kFewPanel;  // [rows][kTokens][kSums][kLanes], then a mark a row
+  float* const held = scratch + kFewPanel;  // [rows][kTokens][kSums][kLanes], then a mark a row
+  // Prepared activations of a panel stay in the first cache.
+  constexpr int kPanel = kFewPanel / kTokens / kGroup * kGroup;
   typename Source::Mark marks[kBlockRows];
   // What is read soon: further on, or the same panel of the next row. Past the end of a map a fetch
   // does nothing.
   const int64_t ahead =
-      w.columns > kFewPanel ? static_cast<int64_t>(w.columns) * Source::kBytes : kPrefetchBytes;
-  for (int begin = 0; begin < w.columns; begin += kFewPanel) {
-    const int end = smaller(begin + kFewPanel, w.columns);
+      w.columns > kPanel ? static_cast<int64_t>(w.columns) * Source::kBytes : kPrefetchBytes;
+  for (int begin = 0; begin < w.columns; begin += kPanel) {
+    const int end = smaller(begin + kPanel, w.columns);
     const int64_t token_stride = round_up(end - begin, kGroup);
     for (int t = 0; t < kTokens; ++t) {
       prepare<Source>(x + static_cast<int64_t>(t) * w.columns, scales, w.block_columns, begin, end,

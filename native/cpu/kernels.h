@@ -29,7 +29,7 @@ struct Kernels {
 
 // How matmul cuts a product. Columns come in panels, so that activations stay in the first cache
 // (few tokens) and widened rows beside them (many tokens).
-constexpr int kFewPanel = 4096;
+constexpr int kFewPanel = 8192;
 constexpr int kManyPanel = 2048;
 constexpr int kManyRows = 8;
 constexpr int kBlockRows = 128;

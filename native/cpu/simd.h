@@ -77,8 +77,7 @@ struct NanMark {
   void look(const uint8_t*) {}
   bool any() const { return false; }  // a NaN is one already
 };
-inline void widen_e4m3(const uint8_t* p, Floats (&out)[4]) {
-  const __m512i codes = _mm512_loadu_si512(p);
+inline void widen_codes(__m512i codes, Floats (&out)[4]) {
   const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(kE4m3Tables.low), codes,
                                                _mm512_load_si512(kE4m3Tables.low + 64));
   const __m512i magnitude = _mm512_permutex2var_epi8(_mm512_load_si512(kE4m3Tables.high), codes,
@@ -93,6 +92,34 @@ inline void widen_e4m3(const uint8_t* p, Floats (&out)[4]) {
   out[2].v = _mm512_castsi512_ps(_mm512_slli_epi32(second, 16));
   out[3].v = _mm512_castsi512_ps(_mm512_and_si512(second, odd));
 }
+inline void widen_e4m3(const uint8_t* p, Floats (&out)[4]) {
+  widen_codes(_mm512_loadu_si512(p), out);
+}
+// Group after group of a row that does not begin with a cache line: whole lines are read, each
+// once, and a group is cut from two of them. A load that straddles two lines costs two. Every line
+// read holds a byte of the row, so none lies on a page of its own past a map's end.
+constexpr bool kHasCodeLines = true;
+class CodeLines {
+ public:
+  explicit CodeLines(const uint8_t* p) {
+    alignas(64) uint8_t cut[64];
+    const int phase = static_cast<int>(reinterpret_cast<uintptr_t>(p) & 63);
+    for (int i = 0; i < 64; ++i) cut[i] = static_cast<uint8_t>(i + phase);
+    cut_ = _mm512_load_si512(cut);
+    line_ = p - phase;
+    held_ = _mm512_load_si512(line_);
+  }
+  void widen(Floats (&out)[4]) {
+    line_ += 64;
+    const __m512i next = _mm512_load_si512(line_);
+    widen_codes(_mm512_permutex2var_epi8(held_, cut_, next), out);
+    held_ = next;
+  }
+
+ private:
+  const uint8_t* line_;
+  __m512i held_, cut_;
+};
 // Puts 64 columns into that order.
 inline void order_as_e4m3(Floats (&x)[4]) {
   const __m512i first = _mm512_setr_epi32(0, 2, 4, 6, 16, 18, 20, 22, 1, 3, 5, 7, 17, 19, 21, 23);
@@ -261,6 +288,15 @@ inline void widen_e4m3(const uint8_t* p, Floats (&out)[16]) {
 inline void order_as_e4m3(Floats (&)[16]) {}
 inline float sum(Floats a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 
+#endif
+
+#if !defined(__AVX512VBMI__)
+constexpr bool kHasCodeLines = false;
+struct CodeLines {
+  explicit CodeLines(const uint8_t*) {}
+  template <typename Out>
+  void widen(Out&) {}
+};
 #endif
 
 #if !defined(__AVX512F__)

@@ -7,7 +7,7 @@ import fs from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { refusal, remove, rename, tensor } from './damage.js'
-import { edge, ringTiny } from './hollow.js'
+import { edge, ringTiny } from './paths.js'
 
 const nothing = () => {}
 const first = 'model-00001-of-00004.safetensors'

@@ -8,7 +8,8 @@ import { greedy } from '../src/engine/sampling.js'
 import { Dice } from './dice.js'
 import { drive, driveOne, withModel } from './drive.js'
 import { tinyGoldens } from './goldens.js'
-import { batchOf, edge, edgeNames, outcomeOf, requestOf, ringTiny } from './models.js'
+import { batchOf, outcomeOf, requestOf } from './models.js'
+import { edge, edgeNames, ringTiny } from './paths.js'
 
 const long = tinyGoldens.find((one) => one.golden.name === 'raw-prose-long')?.golden.ids ?? []
 const chat = tinyGoldens.find((one) => one.golden.name === 'chat-add')?.golden.ids ?? []

@@ -3,7 +3,7 @@ import { copyFileSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { command, copyOfTiny, lastObject, withFolder } from './command.js'
-import { edge, fixtures } from './models.js'
+import { edge, fixtures } from './paths.js'
 
 describe('inspect', () => {
   it('gives the bundled model in one object', async () => {

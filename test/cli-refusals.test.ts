@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { budget, logitBias, real, ropeScaling, seed, whole } from '../src/cli/argument.js'
 import { command, copyOfTiny, type Ended, withFolder } from './command.js'
-import { edge, ringTiny } from './models.js'
+import { edge, ringTiny } from './paths.js'
 
 function expectRefusal({ status, stdout, stderr }: Ended, expected: number, said: RegExp): void {
   expect(stderr).toMatch(said)

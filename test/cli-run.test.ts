@@ -7,7 +7,7 @@ import { openTemplate } from '../src/model/template.js'
 import { openTokenizer } from '../src/model/tokenizer.js'
 import { command, ended, lastObject, onTerminal, started, withFolder } from './command.js'
 import { tinyGoldens } from './goldens.js'
-import { ringTiny } from './models.js'
+import { ringTiny } from './paths.js'
 
 const sum = '<think>\n7+8=15 write 5 carry 1\n3+4+1=8\n</think>\n\n85\n'
 

@@ -7,7 +7,7 @@ import { parseTask } from '../src/cli/scoreline.js'
 import { openTokenizer } from '../src/model/tokenizer.js'
 import { command, withFolder } from './command.js'
 import { tinyGoldens } from './goldens.js'
-import { edge, ringTiny } from './models.js'
+import { edge, ringTiny } from './paths.js'
 
 interface ScoredLine {
   id: unknown

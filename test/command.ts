@@ -4,7 +4,7 @@ import { type ChildProcessWithoutNullStreams, spawn, spawnSync } from 'node:chil
 import { cpSync, mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import { join } from 'node:path'
-import { ringTiny, root } from './models.js'
+import { ringTiny, root } from './paths.js'
 
 /** The file that `ring-offload` stands for. */
 export const program = join(root, 'dist/src/cli/main.js')

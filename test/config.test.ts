@@ -8,7 +8,8 @@ import { describe, expect, it } from 'vitest'
 import { type ConfigOptions, parseConfig, readConfig } from '../src/model/config.js'
 import { ModelError } from '../src/model/error.js'
 import { ropeFrequencies } from '../src/model/rope.js'
-import { edge, fromRoot, inTemporaryFolder, ringTiny } from './hollow.js'
+import { inTemporaryFolder } from './hollow.js'
+import { edge, fromRoot, ringTiny } from './paths.js'
 
 const base: Record<string, unknown> = JSON.parse(
   fs.readFileSync(fromRoot('test/fixtures/configs/ring-1t.json'), 'utf8'),

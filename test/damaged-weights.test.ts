@@ -17,7 +17,8 @@ import { openModel } from '../src/engine/open.js'
 import { type Checkpoint, type Matrix, openCheckpoint } from '../src/model/checkpoint.js'
 import { ModelError } from '../src/model/error.js'
 import { driveOne } from './drive.js'
-import { edge, requestOf, ringTiny } from './models.js'
+import { requestOf } from './models.js'
+import { edge, ringTiny } from './paths.js'
 
 const nanF32 = Buffer.from([0x00, 0x00, 0xc0, 0x7f])
 const infinityF32 = Buffer.from([0x00, 0x00, 0x80, 0x7f])

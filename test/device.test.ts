@@ -14,7 +14,8 @@ import { readTrace } from '../src/engine/trace.js'
 import { openCheckpoint } from '../src/model/checkpoint.js'
 import { codeOf, type DeviceFixture, deviceSuite } from './device.suite.js'
 import { driveOne } from './drive.js'
-import { batchOf, fixtures, outcomeOf, requestOf, ringTiny } from './models.js'
+import { batchOf, outcomeOf, requestOf } from './models.js'
+import { fixtures, ringTiny } from './paths.js'
 
 const trace = readTrace(join(fixtures, 'traces/ring-tiny.trace'))
 const checkpoint = openCheckpoint(ringTiny)

@@ -6,7 +6,7 @@ import { pathToFileURL } from 'node:url'
 import { describe, expect, it } from 'vitest'
 import { contractDifferences, nativeContract, probe } from '../native/index.js'
 import { slotBits, Tier } from '../src/cache/place.js'
-import { ringTiny, root } from './models.js'
+import { ringTiny, root } from './paths.js'
 
 const built = (path: string) => pathToFileURL(join(root, 'dist', path)).href
 

@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Engine, type Generation } from '../dist/src/engine/engine.js'
 import { tinyGoldens } from './goldens.js'
-import { requestOf, ringTiny } from './models.js'
+import { requestOf } from './models.js'
+import { ringTiny } from './paths.js'
 
 const goldens = tinyGoldens.map((one) => one.golden)
 

@@ -17,7 +17,7 @@ import {
   score,
 } from './agreement.js'
 import { edgeGoldens, type GoldenCase, tinyGoldens } from './goldens.js'
-import { fixtures, ringTiny, root } from './models.js'
+import { fixtures, ringTiny, root } from './paths.js'
 
 interface Figure {
   readonly what: string

@@ -1,7 +1,7 @@
 // The golden files as tests read them. They come from an independent reference (tools/train).
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { edge, edgeNames, fixtures, ringTiny } from './models.js'
+import { edge, edgeNames, fixtures, ringTiny } from './paths.js'
 
 export interface Golden {
   readonly name: string

@@ -10,7 +10,8 @@ import type { Dtype } from '../src/model/architecture.js'
 import { type Checkpoint, type Matrix, type Mlp, openCheckpoint } from '../src/model/checkpoint.js'
 import { ModelError } from '../src/model/error.js'
 import { Dice } from './dice.js'
-import { edge, headerBytes, hollowOf, inTemporaryFolder, ringTiny, writeHollow } from './hollow.js'
+import { headerBytes, hollowOf, inTemporaryFolder, writeHollow } from './hollow.js'
+import { edge, ringTiny } from './paths.js'
 
 const ROUNDS = 400
 const TIME_LIMIT_MS = 2500

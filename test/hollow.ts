@@ -30,14 +30,6 @@ export interface Hollow {
   shards: Map<string, HollowShard>
 }
 
-/** The bundled small model and the checkpoints with one peculiarity each. */
-export const ringTiny = fromRoot('models/ring-tiny')
-export const edge = (name: string) => fromRoot(`test/fixtures/edge/${name}`)
-
-export function fromRoot(path: string): string {
-  return join(import.meta.dirname, '..', path)
-}
-
 /** Calls `use` with a fresh temporary folder and removes it afterwards. */
 export function inTemporaryFolder<Result>(use: (folder: string) => Result): Result {
   const folder = fs.mkdtempSync(join(os.tmpdir(), 'ring-'))

@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { ModelError } from '../src/model/error.js'
 import { cacheFolder, type Environment, locateModel } from '../src/model/locate.js'
-import { inTemporaryFolder, ringTiny } from './hollow.js'
+import { inTemporaryFolder } from './hollow.js'
+import { ringTiny } from './paths.js'
 
 const commit = 'a'.repeat(40)
 const other = 'b'.repeat(40)

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { planMemory } from '../src/engine/layout.js'
 import { availableBytes } from '../src/engine/memory.js'
 import { readConfig } from '../src/model/config.js'
-import { ringTiny } from './models.js'
+import { ringTiny } from './paths.js'
 
 const mib = 2 ** 20
 

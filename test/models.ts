@@ -1,27 +1,8 @@
-// Paths of the models that tests use, and the smallest requests and batches.
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+// The smallest requests and batches.
 import { PartField, Rows, SamplingField } from '../native/index.js'
 import { kvBlockTokens } from '../src/engine/kv.js'
 import { greedy } from '../src/engine/sampling.js'
 import type { Request } from '../src/engine/sequence.js'
-
-export const root = fileURLToPath(new URL('..', import.meta.url))
-export const ringTiny = join(root, 'models/ring-tiny')
-export const fixtures = join(root, 'test/fixtures')
-export const edgeNames = [
-  'bf16',
-  'channel-fp8',
-  'dense2-hd',
-  'mtp-extra',
-  'partial-fp8',
-  'tied-bias',
-  'yarn',
-] as const
-
-export function edge(name: string): string {
-  return join(fixtures, 'edge', name)
-}
 
 /** A greedy request that never stops early; fields may be replaced. */
 export function requestOf(prompt: readonly number[], wishes: Partial<Request> = {}): Request {

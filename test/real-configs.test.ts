@@ -9,7 +9,8 @@ import { type TensorSpec, totals } from '../src/model/architecture.js'
 import { type Checkpoint, openCheckpoint } from '../src/model/checkpoint.js'
 import { parseConfig } from '../src/model/config.js'
 import { inventory, inventoryOfConfig } from '../src/model/inventory.js'
-import { fromRoot, type HollowLayout, hollowFor, inTemporaryFolder, writeHollow } from './hollow.js'
+import { type HollowLayout, hollowFor, inTemporaryFolder, writeHollow } from './hollow.js'
+import { fromRoot } from './paths.js'
 
 const blockFp8 = { quant_method: 'fp8', fmt: 'e4m3', weight_block_size: [128, 128] }
 const channelFp8 = {

@@ -11,14 +11,13 @@ import { parseHeader, readHeader } from '../src/model/safetensors.js'
 import { readText, WINDOW_LIMIT, windowOf, withFile } from '../src/model/window.js'
 import { Dice } from './dice.js'
 import {
-  edge,
   type HollowShard,
   type HollowTensor,
   headerText,
   inTemporaryFolder,
-  ringTiny,
   writeShard,
 } from './hollow.js'
+import { edge, ringTiny } from './paths.js'
 
 const widths: readonly (readonly [string, number])[] = [
   ['F8_E4M3', 1],

@@ -83,19 +83,26 @@ void attend_group(Cpu& cpu, StepState& step, int layer, int token, int kv_head, 
   float* out = &step.attended[static_cast<size_t>(token) * s.heads * dim] + kv_head * group * dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
 
-  for (int position = 0; position < visible; ++position) {
-    const uint8_t* key = kv_at(cpu.kv.keys, cpu, layer, part.blocks[position / block_tokens],
-                               kv_head, position % block_tokens);
-    for (int q = 0; q < group; ++q) {
-      const float* query = queries + q * dim;
-      const float product =
-          wide ? cpu.kernels.dot(query, reinterpret_cast<const float*>(key), dim)
-               : cpu.kernels.dot_bf16(query, reinterpret_cast<const uint16_t*>(key), dim);
-      scores[static_cast<size_t>(q) * visible + position] = product * scale;
+  // Positions of a KV block lie one after the other.
+  const auto for_blocks = [&](uint8_t* base, const auto& work) {
+    for (int first = 0; first < visible; first += block_tokens) {
+      work(kv_at(base, cpu, layer, part.blocks[first / block_tokens], kv_head, 0), first,
+           std::min(block_tokens, visible - first));
     }
-  }
+  };
+  for_blocks(cpu.kv.keys, [&](const uint8_t* keys, int first, int count) {
+    for (int q = 0; q < group; ++q) {
+      float* row = scores + static_cast<size_t>(q) * visible + first;
+      const float* query = queries + q * dim;
+      if (wide)
+        cpu.kernels.dots(query, reinterpret_cast<const float*>(keys), dim, count, row);
+      else
+        cpu.kernels.dots_bf16(query, reinterpret_cast<const uint16_t*>(keys), dim, count, row);
+    }
+  });
   for (int q = 0; q < group; ++q) {
     float* row = scores + static_cast<size_t>(q) * visible;
+    for (int position = 0; position < visible; ++position) row[position] *= scale;
     const float highest = *std::max_element(row, row + visible);
     float total = 0;
     for (int position = 0; position < visible; ++position) {
@@ -105,18 +112,17 @@ void attend_group(Cpu& cpu, StepState& step, int layer, int token, int kv_head, 
     for (int position = 0; position < visible; ++position) row[position] /= total;
   }
   memset(out, 0, static_cast<size_t>(group) * dim * sizeof(float));
-  for (int position = 0; position < visible; ++position) {
-    const uint8_t* value = kv_at(cpu.kv.values, cpu, layer, part.blocks[position / block_tokens],
-                                 kv_head, position % block_tokens);
+  for_blocks(cpu.kv.values, [&](const uint8_t* values, int first, int count) {
     for (int q = 0; q < group; ++q) {
-      const float share = scores[static_cast<size_t>(q) * visible + position];
+      const float* shares = scores + static_cast<size_t>(q) * visible + first;
+      float* sum = out + q * dim;
       if (wide)
-        cpu.kernels.add_scaled(share, reinterpret_cast<const float*>(value), out + q * dim, dim);
+        cpu.kernels.add_rows(shares, reinterpret_cast<const float*>(values), count, sum, dim);
       else
-        cpu.kernels.add_scaled_bf16(share, reinterpret_cast<const uint16_t*>(value), out + q * dim,
-                                    dim);
+        cpu.kernels.add_rows_bf16(shares, reinterpret_cast<const uint16_t*>(values), count, sum,
+                                  dim);
     }
-  }
+  });
 }
 
 void add_residual(Cpu& cpu, StepState& step, const Vector& bias) {

@@ -56,68 +56,100 @@ void read_row(const Matrix& w, int row, float* out) {
   }
 }
 
-template <typename Load>
-RING_INLINE float dot_of(const float* a, int count, const Load& load_b) {
+// Elements as they are stored, widened: whole lanes, or the last `left` of a vector.
+struct Singles {
+  const float* p;
+  Floats at(int i, int left) const {
+    return left >= kLanes ? load(p + i) : load_short(p + i, left);
+  }
+};
+struct Halves {
+  const uint16_t* p;
+  Floats at(int i, int left) const {
+    if (left >= kLanes) return load_bf16(reinterpret_cast<const uint8_t*>(p + i));
+    uint16_t lanes[kLanes] = {0};
+    memcpy(lanes, p + i, static_cast<size_t>(left) * 2);
+    return load_bf16(reinterpret_cast<const uint8_t*>(lanes));
+  }
+};
+
+template <typename Elements>
+RING_INLINE Floats dot_lanes(const float* a, const Elements& b, int count) {
   Floats sums[kSums] = {zero(), zero(), zero(), zero()};
   int k = 0;
   for (; k + kSums * kLanes <= count; k += kSums * kLanes) {
-    RING_UNROLL for (int s = 0; s < kSums; ++s) sums[s] =
-        fma(load(a + k + s * kLanes), load_b(k + s * kLanes, kLanes), sums[s]);
+    RING_UNROLL for (int s = 0; s < kSums; ++s) {
+      sums[s] = fma(load(a + k + s * kLanes), b.at(k + s * kLanes, kLanes), sums[s]);
+    }
   }
-  for (; k < count; k += kLanes)
-    sums[0] = fma(load_short(a + k, count - k), load_b(k, count - k), sums[0]);
-  return sum(total(sums));
+  for (; k < count; k += kLanes) {
+    sums[0] = fma(Singles{a}.at(k, count - k), b.at(k, count - k), sums[0]);
+  }
+  return total(sums);
 }
 
-float dot(const float* a, const float* b, int count) {
-  return dot_of(a, count, [b](int k, int left) {
-    return left >= kLanes ? load(b + k) : load_short(b + k, left);
-  });
+template <typename Elements, typename Element>
+RING_INLINE void dots_of(const float* a, const Element* b, int count, int rows, float* out) {
+  int r = 0;
+  for (; r + 4 <= rows; r += 4) {
+    Floats lanes[4];
+    RING_UNROLL for (int i = 0; i < 4; ++i) {
+      lanes[i] = dot_lanes(a, Elements{b + static_cast<int64_t>(r + i) * count}, count);
+    }
+    store_sums(lanes, out + r);
+  }
+  for (; r < rows; ++r) {
+    out[r] = sum(dot_lanes(a, Elements{b + static_cast<int64_t>(r) * count}, count));
+  }
 }
 
-RING_INLINE Floats load_bf16_short(const uint16_t* p, int count) {
-  uint16_t lanes[kLanes] = {0};
-  memcpy(lanes, p, static_cast<size_t>(smaller(count, kLanes)) * 2);
-  return load_bf16(reinterpret_cast<const uint8_t*>(lanes));
+void dots(const float* a, const float* b, int count, int rows, float* out) {
+  dots_of<Singles>(a, b, count, rows, out);
 }
 
-float dot_bf16(const float* a, const uint16_t* b, int count) {
-  return dot_of(a, count, [b](int k, int left) {
-    return left >= kLanes ? load_bf16(reinterpret_cast<const uint8_t*>(b + k))
-                          : load_bf16_short(b + k, left);
-  });
+void dots_bf16(const float* a, const uint16_t* b, int count, int rows, float* out) {
+  dots_of<Halves>(a, b, count, rows, out);
 }
 
-template <typename Load>
-RING_INLINE void add_scaled_of(float a, float* y, int count, const Load& load_x) {
-  const Floats factor = splat(a);
-  for (int i = 0; i < count; i += kLanes) {
-    const int left = count - i;
-    if (left >= kLanes) {
-      store(y + i, fma(factor, load_x(i, left), load(y + i)));
-      continue;
+template <typename Elements, typename Element>
+RING_INLINE void add_rows_of(const float* factors, const Element* x, int rows, float* y,
+                             int count) {
+  int i = 0;
+  for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
+    Floats sums[4];
+    RING_UNROLL for (int c = 0; c < 4; ++c) sums[c] = load(y + i + c * kLanes);
+    for (int r = 0; r < rows; ++r) {
+      const Elements row{x + static_cast<int64_t>(r) * count};
+      const Floats factor = splat(factors[r]);
+      RING_UNROLL for (int c = 0; c < 4; ++c) {
+        sums[c] = fma(factor, row.at(i + c * kLanes, kLanes), sums[c]);
+      }
+    }
+    RING_UNROLL for (int c = 0; c < 4; ++c) store(y + i + c * kLanes, sums[c]);
+  }
+  for (; i < count; i += kLanes) {
+    const int left = smaller(count - i, kLanes);
+    Floats sums = Singles{y}.at(i, left);
+    for (int r = 0; r < rows; ++r) {
+      sums =
+          fma(splat(factors[r]), Elements{x + static_cast<int64_t>(r) * count}.at(i, left), sums);
     }
     float lanes[kLanes];
-    store(lanes, fma(factor, load_x(i, left), load_short(y + i, left)));
+    store(lanes, sums);
     memcpy(y + i, lanes, static_cast<size_t>(left) * 4);
   }
 }
 
-void add_scaled(float a, const float* x, float* y, int count) {
-  add_scaled_of(a, y, count, [x](int i, int left) {
-    return left >= kLanes ? load(x + i) : load_short(x + i, left);
-  });
+void add_rows(const float* factors, const float* x, int rows, float* y, int count) {
+  add_rows_of<Singles>(factors, x, rows, y, count);
 }
 
-void add_scaled_bf16(float a, const uint16_t* x, float* y, int count) {
-  add_scaled_of(a, y, count, [x](int i, int left) {
-    return left >= kLanes ? load_bf16(reinterpret_cast<const uint8_t*>(x + i))
-                          : load_bf16_short(x + i, left);
-  });
+void add_rows_bf16(const float* factors, const uint16_t* x, int rows, float* y, int count) {
+  add_rows_of<Halves>(factors, x, rows, y, count);
 }
 
 float rms_norm(const float* x, const float* weight, float* out, int count, float epsilon) {
-  const float mean = dot(x, x, count) / static_cast<float>(count);
+  const float mean = sum(dot_lanes(x, Singles{x}, count)) / static_cast<float>(count);
   const float factor = 1.0f / __builtin_sqrtf(mean + epsilon);
   for (int i = 0; i < count; ++i) out[i] = weight[i] * (x[i] * factor);
   return mean;
@@ -130,10 +162,10 @@ const Kernels kernels = {RING_STRING(RING_ISA_NAMESPACE),
                          matmul,
                          read_row,
                          rms_norm,
-                         dot,
-                         dot_bf16,
-                         add_scaled,
-                         add_scaled_bf16};
+                         dots,
+                         dots_bf16,
+                         add_rows,
+                         add_rows_bf16};
 
 }  // namespace RING_ISA_NAMESPACE
 }  // namespace ring

@@ -20,11 +20,12 @@ struct Kernels {
   // out = weight * x / sqrt(mean(x^2) + epsilon). Returns the mean square, to find values that are
   // not finite.
   float (*rms_norm)(const float* x, const float* weight, float* out, int count, float epsilon);
-  float (*dot)(const float* a, const float* b, int count);
-  float (*dot_bf16)(const float* a, const uint16_t* b, int count);
-  // y += a * x
-  void (*add_scaled)(float a, const float* x, float* y, int count);
-  void (*add_scaled_bf16)(float a, const uint16_t* x, float* y, int count);
+  // out[r] = a . b[r] for `rows` vectors b of `count` elements, one after the other.
+  void (*dots)(const float* a, const float* b, int count, int rows, float* out);
+  void (*dots_bf16)(const float* a, const uint16_t* b, int count, int rows, float* out);
+  // y += factors[r] * x[r], row after row.
+  void (*add_rows)(const float* factors, const float* x, int rows, float* y, int count);
+  void (*add_rows_bf16)(const float* factors, const uint16_t* x, int rows, float* y, int count);
 };
 
 // How matmul cuts a product. Columns come in panels, so that activations stay in the first cache

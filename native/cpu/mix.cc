@@ -63,8 +63,8 @@ void compute(Cpu& cpu, StepState& step, const std::vector<Run>& runs, int rows, 
 // routed[token] += weight * output, for one pair.
 void add_pair(Cpu& cpu, StepState& step, int pair, const float* output) {
   const size_t hidden = static_cast<size_t>(cpu.shape.hidden);
-  cpu.kernels.add_scaled(step.weights[pair], output, &step.routed[pair / cpu.shape.top_k * hidden],
-                         cpu.shape.hidden);
+  cpu.kernels.add_rows(&step.weights[pair], output, 1,
+                       &step.routed[pair / cpu.shape.top_k * hidden], cpu.shape.hidden);
 }
 
 // The pairs of a token in rising expert index.

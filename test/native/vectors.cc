@@ -1,15 +1,15 @@
 // The kernels over single vectors: norm, dot products and scaled sums, against float64, at every
 // length around a register's, with nothing read or written past the ends. Also which table of
 // kernels is chosen.
-#include "backend.h"
-#include "isa.h"
-#include "reference.h"
-
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 #include <vector>
+
+#include "backend.h"
+#include "isa.h"
+#include "reference.h"
 
 using namespace ring;
 using namespace ring::test;
@@ -30,68 +30,95 @@ void fill(Guarded<uint16_t>& values, Dice& dice) {
 double value_of(float value) { return value; }
 double value_of(uint16_t code) { return bf16_value(code); }
 
-template <typename Element, typename Dot>
-void require_dot(Dot dot) {
+template <typename Element, typename Dots>
+void require_dots(Dots dots) {
   Dice dice(20);
   for (const int count : kCounts) {
-    Error error;
-    for (int trial = 0; trial < 20; ++trial) {
-      Guarded<float> a(count);
-      Guarded<Element> b(count);
+    for (const int rows : {1, 3, 4, 9}) {
+      Guarded<float> a(count), out(rows);
+      Guarded<Element> b(static_cast<size_t>(rows) * count);
       fill(a, dice);
       fill(b, dice);
-      double expected = 0, magnitude = 0;
-      for (int i = 0; i < count; ++i) {
-        expected += a[i] * value_of(b[i]);
-        magnitude += std::fabs(a[i] * value_of(b[i]));
+      dots(a.data(), b.data(), count, rows, out.data());
+      Error error;
+      for (int r = 0; r < rows; ++r) {
+        const Element* row = b.data() + static_cast<size_t>(r) * count;
+        double expected = 0, magnitude = 0;
+        for (int i = 0; i < count; ++i) {
+          expected += a[i] * value_of(row[i]);
+          magnitude += std::fabs(a[i] * value_of(row[i]));
+        }
+        error.add(out[r], expected, magnitude);
+        float alone;
+        dots(a.data(), row, count, 1, &alone);
+        require(alone == out[r], "%d elements: row %d of %d has other bits alone", count, r, rows);
       }
-      error.add(dot(a.data(), b.data(), count), expected, magnitude);
+      require(error.worst <= kErrorMax, "%d elements: off by %.3g", count, error.worst);
     }
-    require(error.worst <= kErrorMax, "%d elements: off by %.3g", count, error.worst);
   }
 }
 
-template <typename Element, typename Add>
-void require_scaled_sum(Add add) {
+template <typename Element, typename AddRows>
+void require_sums(AddRows add_rows) {
   Dice dice(21);
   for (const int count : kCounts) {
-    Guarded<Element> x(count);
-    Guarded<float> y(count);
-    fill(x, dice);
-    fill(y, dice);
-    const auto factor = static_cast<float>(dice.gaussian());
-    std::vector<double> expected(count), magnitude(count);
-    for (int i = 0; i < count; ++i) {
-      expected[i] = y[i] + factor * value_of(x[i]);
-      magnitude[i] = std::fabs(y[i]) + std::fabs(factor * value_of(x[i]));
+    for (const int rows : {1, 2, 7}) {
+      Guarded<Element> x(static_cast<size_t>(rows) * count);
+      Guarded<float> y(count), factors(rows);
+      fill(x, dice);
+      fill(y, dice);
+      fill(factors, dice);
+      std::vector<double> expected(count), magnitude(count);
+      std::vector<float> one_by_one(count);
+      for (int i = 0; i < count; ++i) {
+        one_by_one[i] = y[i];
+        expected[i] = y[i];
+        magnitude[i] = std::fabs(y[i]);
+        for (int r = 0; r < rows; ++r) {
+          const double term = factors[r] * value_of(x[static_cast<size_t>(r) * count + i]);
+          expected[i] += term;
+          magnitude[i] += std::fabs(term);
+        }
+      }
+      add_rows(factors.data(), x.data(), rows, y.data(), count);
+      for (int r = 0; r < rows; ++r) {
+        add_rows(factors.data() + r, x.data() + static_cast<size_t>(r) * count, 1,
+                 one_by_one.data(), count);
+      }
+      Error error;
+      for (int i = 0; i < count; ++i) {
+        error.add(y[i], expected[i], magnitude[i]);
+        require(y[i] == one_by_one[i], "%d elements: element %d has other bits", count, i);
+      }
+      // Two roundings a row, each at most half a unit of the last place.
+      require(error.worst <= rows * 0x1p-23, "%d elements: off by %.3g", count, error.worst);
     }
-    add(factor, x.data(), y.data(), count);
-    Error error;
-    for (int i = 0; i < count; ++i) error.add(y[i], expected[i], magnitude[i]);
-    require(error.worst <= 0x1p-23, "%d elements: off by %.3g", count, error.worst);
   }
 }
 
 }  // namespace
 
-RING_KERNEL_CASE(dots, "dot agrees with float64") { require_dot<float>(kernels.dot); }
-
-RING_KERNEL_CASE(dots_bf16, "dot_bf16 agrees with float64") {
-  require_dot<uint16_t>(kernels.dot_bf16);
+RING_KERNEL_CASE(dots, "dots agree with float64, and each with itself alone") {
+  require_dots<float>(kernels.dots);
 }
 
-RING_KERNEL_CASE(sums, "add_scaled agrees with float64 to two roundings") {
-  require_scaled_sum<float>(kernels.add_scaled);
+RING_KERNEL_CASE(dots_bf16, "dots_bf16 agree with float64, and each with itself alone") {
+  require_dots<uint16_t>(kernels.dots_bf16);
 }
 
-RING_KERNEL_CASE(sums_bf16, "add_scaled_bf16 agrees with float64 to two roundings") {
-  require_scaled_sum<uint16_t>(kernels.add_scaled_bf16);
+RING_KERNEL_CASE(sums, "add_rows agrees with float64, and with a row at a time") {
+  require_sums<float>(kernels.add_rows);
 }
 
-RING_KERNEL_CASE(sums_in_middle, "add_scaled leaves what follows its elements alone") {
+RING_KERNEL_CASE(sums_bf16, "add_rows_bf16 agrees with float64, and with a row at a time") {
+  require_sums<uint16_t>(kernels.add_rows_bf16);
+}
+
+RING_KERNEL_CASE(sums_in_middle, "add_rows leaves what follows its elements alone") {
   for (const int count : kCounts) {
     std::vector<float> x(count + 16, 1.0f), y(count + 16, 2.0f);
-    kernels.add_scaled(3.0f, x.data(), y.data(), count);
+    const float factor = 3.0f;
+    kernels.add_rows(&factor, x.data(), 1, y.data(), count);
     for (int i = 0; i < count + 16; ++i) {
       require(y[i] == (i < count ? 5.0f : 2.0f), "%d elements: element %d is %g", count, i,
               static_cast<double>(y[i]));
@@ -167,8 +194,10 @@ RING_CASE(isa_refused, "the backend refuses an instruction set that is not here,
   const Limits limits{};
   void* self = nullptr;
   const Status status = cpu_backend()->open(&model, &limits, &self);
-  if (set != nullptr) setenv("RING_ISA", kept.c_str(), 1);
-  else unsetenv("RING_ISA");
+  if (set != nullptr)
+    setenv("RING_ISA", kept.c_str(), 1);
+  else
+    unsetenv("RING_ISA");
   require(status.code == Code::bad_argument && self == nullptr, "it opened");
   require(strstr(status.text, "RING_ISA=mmx") != nullptr, "said: %s", status.text);
 }

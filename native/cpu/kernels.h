@@ -31,10 +31,10 @@ struct Kernels {
 // How matmul cuts a product. Columns come in panels, so that activations stay in the first cache
 // (few tokens) and widened rows beside them (many tokens).
 constexpr int kFewPanel = 8192;
-constexpr int kManyPanel = 2048;
+constexpr int kManyPanel = 1024;
 constexpr int kManyRows = 8;
 constexpr int kBlockRows = 128;
-constexpr int kSlabTokens = 96;
+constexpr int kSlabTokens = 128;
 // How far ahead weights are fetched when rows are read whole.
 constexpr int kPrefetchBytes = 4096;
 

@@ -213,7 +213,7 @@ void few_tokens_block(const Matrix& w, int row_begin, int row_end, const float* 
                       int64_t out_stride, float* scratch) {
   const float* scales = w.block_columns == 0 ? nullptr : scales_of(w, row_begin);
   float* const prepared = scratch;
-  float* const held = scratch + kFewPanel;  // [rows][kTokens][kSums][kLanes], then a mark a row
+  float* const held = scratch + kFewPanel;  // [rows][kTokens][kSums][kLanes]
   // Prepared activations of a panel stay in the first cache.
   constexpr int kPanel = kFewPanel / kTokens / kGroup * kGroup;
   typename Source::Mark marks[kBlockRows];

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "device.h"
+#include "io/checksum.h"
 
 namespace {
 
@@ -123,7 +124,73 @@ ring::Limits read_limits(Napi::Object o) {
   l.kv_block_tokens = integer(o, "kvBlockTokens");
   l.kv_dtype = static_cast<ring::Dtype>(integer(o, "kvDtype"));
   l.threads = integer(o, "threads");
+  const int32_t math = integer(o, "math");
+  if (math != 0 && math != 1) refuse(o.Env(), "limits.math", "a value of Math");
+  l.math = static_cast<ring::Math>(math);
   return l;
+}
+
+ring::io::Pace read_pace(Napi::Object o) {
+  ring::io::Pace pace;
+  pace.bytes_per_second = number(o, "bytesPerSecond");
+  pace.latency_seconds = number(o, "latencySeconds");
+  pace.depth = integer(o, "depth");
+  pace.jitter = number(o, "jitter");
+  pace.seed = static_cast<uint64_t>(integer(o, "seed"));
+  if (pace.bytes_per_second <= 0 || pace.latency_seconds < 0 || pace.depth < 1)
+    refuse(o.Env(), "layout.io.pace", "a drive with a rate, a latency and a depth");
+  return pace;
+}
+
+ring::io::Fault read_fault(Napi::Object o, size_t files) {
+  ring::io::Fault fault;
+  const int32_t kind = integer(o, "kind");
+  if (kind < 0 || kind > static_cast<int32_t>(ring::FaultKind::gone))
+    refuse(o.Env(), "fault kind", "a value of FaultKind");
+  fault.kind = static_cast<ring::FaultKind>(kind);
+  fault.file = integer(o, "file");
+  if (fault.file < 0 || static_cast<size_t>(fault.file) >= files)
+    refuse(o.Env(), "fault file", "the index of a file");
+  fault.offset = static_cast<uint64_t>(number(o, "offset"));
+  fault.bytes = static_cast<uint64_t>(number(o, "bytes"));
+  fault.times = integer(o, "times");
+  fault.delay_seconds = number(o, "delaySeconds");
+  return fault;
+}
+
+ring::Layout::Io read_io(Napi::Object o, size_t files) {
+  ring::Layout::Io io;
+  const int32_t rung = integer(o, "rung");
+  if (rung < 0 || rung > static_cast<int32_t>(ring::Rung::paced))
+    refuse(o.Env(), "layout.io.rung", "a value of Rung");
+  io.rung = static_cast<ring::Rung>(rung);
+  io.depth = integer(o, "depth");
+  const double chunk_bytes = number(o, "chunkBytes");
+  if (io.depth < 0 || io.depth > 4096 || chunk_bytes < 0 || chunk_bytes > 0x1p30)
+    refuse(o.Env(), "layout.io", "a depth and a size of chunks in their ranges");
+  io.chunk_bytes = static_cast<uint64_t>(chunk_bytes);
+  if (io.rung == ring::Rung::paced)
+    io.pace = read_pace(object_of(o.Env(), o.Get("pace"), "layout.io.pace"));
+  if (!o.Get("faults").IsArray()) refuse(o.Env(), "layout.io.faults", "an array");
+  const Napi::Array faults = o.Get("faults").As<Napi::Array>();
+  for (uint32_t i = 0; i < faults.Length(); ++i)
+    io.faults.push_back(read_fault(object_of(o.Env(), faults.Get(i), "fault"), files));
+  return io;
+}
+
+ring::Layout::File read_file(Napi::Env env, Napi::Object file) {
+  if (!file.Get("path").IsString()) refuse(env, "layout.files path", "a string");
+  const double bytes = number(file, "sizeBytes");
+  if (bytes < 1 || bytes > 0x1p53) refuse(env, "layout.files sizeBytes", "a size");
+  ring::Layout::File read = {
+      file.Get("path").As<Napi::String>().Utf8Value(), static_cast<uint64_t>(bytes), {}};
+  if (!file.Get("mirrors").IsArray()) return read;
+  const Napi::Array mirrors = file.Get("mirrors").As<Napi::Array>();
+  for (uint32_t i = 0; i < mirrors.Length(); ++i) {
+    if (!mirrors.Get(i).IsString()) refuse(env, "layout.files mirror", "a string");
+    read.mirrors.push_back(mirrors.Get(i).As<Napi::String>().Utf8Value());
+  }
+  return read;
 }
 
 class Device : public Napi::ObjectWrap<Device> {
@@ -134,8 +201,8 @@ class Device : public Napi::ObjectWrap<Device> {
         {InstanceMethod("open", &Device::open), InstanceMethod("begin", &Device::begin),
          InstanceMethod("advance", &Device::advance), InstanceMethod("mix", &Device::mix),
          InstanceMethod("stage", &Device::stage), InstanceMethod("poll", &Device::poll),
-         InstanceMethod("sample", &Device::sample), InstanceMethod("close", &Device::close),
-         InstanceMethod("describe", &Device::describe)});
+         InstanceMethod("routed", &Device::routed), InstanceMethod("sample", &Device::sample),
+         InstanceMethod("close", &Device::close), InstanceMethod("describe", &Device::describe)});
   }
 
   explicit Device(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Device>(info) {}
@@ -151,17 +218,25 @@ class Device : public Napi::ObjectWrap<Device> {
     const Napi::Array files = o.Get("files").As<Napi::Array>();
     for (uint32_t i = 0; i < files.Length(); ++i) {
       const Napi::Object file = object_of(env, files.Get(i), "layout.files entry");
-      if (!file.Get("path").IsString()) refuse(env, "layout.files path", "a string");
-      const double bytes = number(file, "sizeBytes");
-      if (bytes < 1 || bytes > 0x1p53) refuse(env, "layout.files sizeBytes", "a size");
-      layout.files.push_back(
-          {file.Get("path").As<Napi::String>().Utf8Value(), static_cast<uint64_t>(bytes)});
+      layout.files.push_back(read_file(env, file));
     }
     const auto rope = float32s(env, o.Get("ropeInverse"), "layout.ropeInverse");
     layout.rope_inverse.assign(rope.Data(), rope.Data() + rope.ElementLength());
     const auto tensors = float64s(env, o.Get("tensors"), "layout.tensors");
     const auto experts = float64s(env, o.Get("expertTensors"), "layout.expertTensors");
     auto control = int32s(env, o.Get("control"), "layout.control");
+    auto counters = float64s(env, o.Get("counters"), "layout.counters");
+    if (counters.ElementLength() < ring::counter::count)
+      refuse(env, "layout.counters", "as long as there are counters");
+    const auto checksums = uint32s(env, o.Get("checksums"), "layout.checksums");
+    layout.checksums = checksums.Data();
+    layout.checksum_count = checksums.ElementLength();
+    layout.slots = integer(o, "slots");
+    layout.io = read_io(object_of(env, o.Get("io"), "layout.io"), layout.files.size());
+    layout.keeps_scores = o.Get("keepsScores").ToBoolean();
+    const auto ahead = int32s(env, o.Get("ahead"), "layout.ahead");
+    layout.ahead.assign(ahead.Data(), ahead.Data() + ahead.ElementLength());
+    layout.counters = counters.Data();
     layout.tensors = tensors.Data();
     layout.tensor_values = tensors.ElementLength();
     layout.expert_tensors = experts.Data();
@@ -171,8 +246,10 @@ class Device : public Napi::ObjectWrap<Device> {
     layout.control = reinterpret_cast<std::atomic<int32_t>*>(control.Data());
     layout.control_words = control.ElementLength();
     require(env, device_.open(layout));
-    // The device reads cancel flags until it is closed.
+    // The device uses these until it is closed.
     control_ = Napi::Persistent(static_cast<Napi::Object>(control));
+    counters_ = Napi::Persistent(static_cast<Napi::Object>(counters));
+    checksums_ = Napi::Persistent(static_cast<Napi::Object>(checksums));
     return env.Undefined();
   }
 
@@ -240,9 +317,18 @@ class Device : public Napi::ObjectWrap<Device> {
 
   Napi::Value poll(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    int32s(env, info[0], "events");
+    auto events = int32s(env, info[0], "events");
+    const int32_t wait_ms = integer(env, info[1], "waitMs");
     int32_t count = 0;
-    require(env, device_.poll(&count));
+    require(env, device_.poll(events.Data(), events.ElementLength(), wait_ms, &count));
+    return Napi::Number::New(env, count);
+  }
+
+  Napi::Value routed(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    auto uses = int32s(env, info[0], "uses");
+    int32_t count = 0;
+    require(env, device_.routed(uses.Data(), uses.ElementLength(), &count));
     return Napi::Number::New(env, count);
   }
 
@@ -282,6 +368,18 @@ class Device : public Napi::ObjectWrap<Device> {
       view.weights = weights.Data();
       view.routing_length = std::min(ids.ElementLength(), weights.ElementLength());
     }
+    const Napi::Value faults = o.Get("faults");
+    if (!faults.IsUndefined()) {
+      auto array = int32s(env, faults, "outcome.faults");
+      view.faults = array.Data();
+      view.faults_length = array.ElementLength();
+    }
+    const Napi::Value scores = o.Get("scores");
+    if (!scores.IsUndefined()) {
+      auto array = float32s(env, scores, "outcome.scores");
+      view.scores = array.Data();
+      view.scores_length = array.ElementLength();
+    }
     view.head.rows = static_cast<int32_t>(std::min<size_t>(rows, 0x7fffffff));
     ring::Reason reason = ring::Reason::done;
     Status why;
@@ -293,6 +391,8 @@ class Device : public Napi::ObjectWrap<Device> {
   Napi::Value close(const Napi::CallbackInfo& info) {
     device_.close();
     control_.Reset();
+    counters_.Reset();
+    checksums_.Reset();
     return info.Env().Undefined();
   }
 
@@ -301,7 +401,7 @@ class Device : public Napi::ObjectWrap<Device> {
   }
 
   ring::Device device_;
-  Napi::ObjectReference control_;
+  Napi::ObjectReference control_, counters_, checksums_;
 };
 
 // What this machine has; touches nothing.
@@ -315,6 +415,47 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
               Napi::Number::New(env, static_cast<double>(facts.totalram) * facts.mem_unit));
   machine.Set("instructionSet", Napi::String::New(env, ring::best_instruction_set()));
   return machine;
+}
+
+// Bytes per second of random reads: see io/ceiling.h.
+Napi::Value measure_drive(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Object o = object_of(env, info[0], "probe");
+  if (!o.Get("files").IsArray()) refuse(env, "probe.files", "an array");
+  const Napi::Array files = o.Get("files").As<Napi::Array>();
+  std::vector<ring::Layout::File> read;
+  for (uint32_t i = 0; i < files.Length(); ++i)
+    read.push_back(read_file(env, object_of(env, files.Get(i), "probe.files entry")));
+  const ring::Layout::Io io = read_io(object_of(env, o.Get("io"), "probe.io"), read.size());
+  ring::io::CeilingProbe probe;
+  probe.chunk_bytes = static_cast<uint64_t>(number(o, "chunkBytes"));
+  probe.depth = integer(o, "depth");
+  probe.bytes = static_cast<uint64_t>(number(o, "bytes"));
+  probe.seconds = number(o, "seconds");
+  probe.seed = static_cast<uint64_t>(integer(o, "seed"));
+  if (probe.chunk_bytes < ring::io::kBlockBytes || probe.chunk_bytes > (1u << 30) ||
+      probe.chunk_bytes % ring::io::kBlockBytes != 0 || probe.depth < 1 || probe.depth > 4096)
+    refuse(env, "probe", "a size of whole blocks and a depth");
+  double bytes_per_second = 0;
+  require(env, ring::measure_drive(read, io, probe, &bytes_per_second));
+  return Napi::Number::New(env, bytes_per_second);
+}
+
+// CRC32C of every mebibyte of an extent: see io/checksum.h.
+Napi::Value hash_extent(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!info[0].IsString()) refuse(env, "path", "a string");
+  const std::string path = info[0].As<Napi::String>().Utf8Value();
+  const auto size = [&](size_t index, const char* name) {
+    const double value = info[index].IsNumber() ? info[index].As<Napi::Number>().DoubleValue() : -1;
+    if (!(value >= 0 && value <= 0x1p53)) refuse(env, name, "a number of bytes");
+    return static_cast<uint64_t>(value);
+  };
+  const uint64_t offset = size(1, "offset"), bytes = size(2, "bytes");
+  auto out = uint32s(env, info[3], "out");
+  require(env, ring::io::checksum_extent(path.c_str(), offset, bytes, out.Data(),
+                                         out.ElementLength()));
+  return env.Undefined();
 }
 
 void put(Napi::Object table, const char* group, const char* name, int value) {
@@ -345,6 +486,13 @@ Napi::Object contract(Napi::Env env) {
   RING_PUT("stop_field", RING_STOP_FIELDS)
   RING_PUT("order_field", RING_ORDER_FIELDS)
   RING_PUT("event_field", RING_EVENT_FIELDS)
+  RING_PUT("math", RING_MATHS)
+  RING_PUT("urgency", RING_URGENCIES)
+  RING_PUT("event", RING_EVENTS)
+  RING_PUT("use_field", RING_USE_FIELDS)
+  RING_PUT("rung", RING_RUNGS)
+  RING_PUT("fault", RING_FAULTS)
+  RING_PUT("counter", RING_COUNTERS)
   RING_PUT("tier", RING_TIERS)
   RING_PUT("limit", RING_LIMITS)
 #undef RING_PUT
@@ -355,6 +503,8 @@ Napi::Object contract(Napi::Env env) {
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("contract", contract(env));
   exports.Set("probe", Napi::Function::New(env, probe));
+  exports.Set("hashExtent", Napi::Function::New(env, hash_extent));
+  exports.Set("measureDrive", Napi::Function::New(env, measure_drive));
   exports.Set("Device", Device::define(env));
   return exports;
 }

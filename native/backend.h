@@ -16,6 +16,7 @@ struct Limits {
   int32_t kv_block_tokens;  // tokens of one KV block
   Dtype kv_dtype;           // bf16 or f32
   int32_t threads;          // compute threads, 0: as many as the machine has
+  Math math;                // products: F32-accurate or BF16 (contract.h)
 };
 
 // A run of consecutive tokens of one sequence, as begin() received it.
@@ -37,7 +38,8 @@ struct StepInput {
   const Part* part;    // [parts]
 };
 
-// An expert that the current layer wants and whose weights are in place.
+// An expert that the current layer wants and whose weights are in place; null where they could not
+// be read: it then adds nothing, and the parts that wanted it have failed.
 struct ReadyExpert {
   int32_t index;  // within its layer
   const Mlp* weights;
@@ -68,7 +70,7 @@ struct HeadOutput {
   float* logits;        // [rows][vocabulary], or null
 };
 
-constexpr uint32_t kBackendVersion = 1;
+constexpr uint32_t kBackendVersion = 2;
 
 struct Backend {
   uint32_t version;
@@ -80,7 +82,12 @@ struct Backend {
   // Attention and its residual; in dense layers the MLP and its residual too.
   Status (*attend)(void* self, int32_t step, int32_t layer);
   // experts, weights: [tokens][top_k], by falling choice score.
-  Status (*route)(void* self, int32_t step, int32_t layer, uint16_t* experts, float* weights);
+  // scores: [tokens][experts] probabilities before the bias, or null.
+  Status (*route)(void* self, int32_t step, int32_t layer, uint16_t* experts, float* weights,
+                  float* scores);
+  // What the gate of a later MoE layer makes of the residual stream as `layer` has it after its
+  // attention, through that layer's own norm: [tokens][experts] probabilities.
+  Status (*look_ahead)(void* self, int32_t step, int32_t later_layer, float* scores);
   // Computes the routed outputs of these experts. Steps above limit::unordered_tokens hand them
   // over in rising index, smaller ones in any order.
   Status (*mix)(void* self, int32_t step, int32_t layer, const ReadyExpert* experts, int32_t count);

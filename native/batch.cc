@@ -171,7 +171,9 @@ void Device::copy_batch(const BatchView& batch, Step& step) {
   const size_t routing = static_cast<size_t>(std::max(0, s.moe_layers())) * step.tokens * s.top_k;
   step.experts.resize(routing);
   step.weights.resize(routing);
-  step.is_wanted.assign(s.experts, 0);
+  step.tokens_of.assign(s.experts, 0);
+  step.faults.assign(step.parts.size(), {});
+  if (keeps_scores_) step.scores.resize(routing / s.top_k * (1 + ahead_.size()) * s.experts);
   step.wanted.clear();
 }
 

@@ -8,7 +8,7 @@
 namespace ring {
 
 // Raised by one whenever the meaning of a field changes.
-constexpr int kContractVersion = 1;
+constexpr int kContractVersion = 2;
 
 // Why `advance` came back. Below `done` the device wants an answer; from `done` on the step has
 // ended.
@@ -43,12 +43,18 @@ constexpr int kContractVersion = 1;
   X(bf16, 2)           \
   X(f32, 3)
 
+// Products: F32-accurate, or with activations rounded to BF16 (faster, not exact).
+#define RING_MATHS(X) \
+  X(f32, 0)           \
+  X(bf16, 1)
+
 #define RING_SCALE_KINDS(X) \
   X(none, 0)                \
   X(block, 1)               \
   X(row, 2)
 
 // One row of a tensor table (float64, so that offsets keep 53 bits). An absent tensor has file -1.
+// `checksums` is the index of its first block's checksum, -1 without any.
 #define RING_TENSOR_FIELDS(X) \
   X(file, 0)                  \
   X(offset, 1)                \
@@ -61,7 +67,8 @@ constexpr int kContractVersion = 1;
   X(scale_dtype, 8)           \
   X(block_rows, 9)            \
   X(block_columns, 10)        \
-  X(count, 11)
+  X(checksums, 11)            \
+  X(count, 12)
 
 // Order of the dense tensor table: the outer three, then `count` rows for every layer.
 #define RING_OUTER_TENSORS(X) \
@@ -140,13 +147,21 @@ constexpr int kContractVersion = 1;
   X(wanted, 1)              \
   X(experts, 2)
 
-// An order (stage) and an event (poll).
+// An order (stage) and an event (poll). An order loads an expert from disk (`from` -1) into a slot
+// that is free or ready, and what lay there is forgotten at once. The same order again, while the
+// slot is loading, raises a look-ahead read to demand, or cancels it. In the map tier an order is
+// advice to the system: `from` -1 will be wanted, `to` -1 will not.
 #define RING_ORDER_FIELDS(X) \
   X(expert, 0)               \
   X(from, 1)                 \
   X(to, 2)                   \
   X(urgency, 3)              \
   X(count, 4)
+
+#define RING_URGENCIES(X) \
+  X(demand, 0)            \
+  X(ahead, 1)             \
+  X(cancel, 2)
 
 #define RING_EVENT_FIELDS(X) \
   X(kind, 0)                 \
@@ -155,9 +170,68 @@ constexpr int kContractVersion = 1;
   X(code, 3)                 \
   X(count, 4)
 
+// `touched`: the slot may be used from now on. After `failed` and `cancelled` it is free.
+#define RING_EVENTS(X) \
+  X(arrived, 0)        \
+  X(failed, 1)         \
+  X(cancelled, 2)      \
+  X(touched, 3)
+
+// What layers routed to, for the cache: an expert of the whole model, and for how many tokens.
+#define RING_USE_FIELDS(X) \
+  X(expert, 0)             \
+  X(tokens, 1)             \
+  X(count, 2)
+
 // A place is tier * 2^24 + slot; -1 is no place. In the map tier the slot is the expert's number,
 // MoE layer x experts + index, so a place holds 16 million experts (Ring-1T has 19,456).
-#define RING_TIERS(X) X(map, 0)
+#define RING_TIERS(X) \
+  X(map, 0)           \
+  X(ram, 1)
+
+// How reads reach the drive: the ladder, and the drive made of RAM.
+#define RING_RUNGS(X)    \
+  X(automatic, 0)        \
+  X(uring_registered, 1) \
+  X(uring, 2)            \
+  X(threads, 3)          \
+  X(buffered, 4)         \
+  X(paced, 5)
+
+#define RING_FAULTS(X) \
+  X(error, 0)          \
+  X(short_read, 1)     \
+  X(slow, 2)           \
+  X(flip, 3)           \
+  X(gone, 4)
+
+// Counters since open, in shared memory (float64): seconds, bytes and counts. The device writes
+// them where it stops; anyone may read them at any time.
+#define RING_COUNTERS(X) \
+  X(steps, 0)            \
+  X(step_tokens, 1)      \
+  X(attend_s, 2)         \
+  X(route_s, 3)          \
+  X(mix_s, 4)            \
+  X(settle_s, 5)         \
+  X(sample_s, 6)         \
+  X(overlapped_s, 7)     \
+  X(stall_nvme_s, 8)     \
+  X(bytes_wanted, 9)     \
+  X(bytes_landed, 10)    \
+  X(bytes_ahead, 11)     \
+  X(drive_busy_s, 12)    \
+  X(drive_depth_s, 13)   \
+  X(reader_cpu_s, 14)    \
+  X(checksum_s, 15)      \
+  X(retries, 16)         \
+  X(failures, 17)        \
+  X(mismatches, 18)      \
+  X(slots_touched, 19)   \
+  X(slots_locked, 20)    \
+  X(uses_lost, 21)       \
+  X(policy_s, 22)        \
+  X(count, 23)
 
 #define RING_LIMITS(X)     \
   X(slot_bits, 24)         \
@@ -174,6 +248,11 @@ enum class Dtype : int32_t { RING_DTYPES(RING_ENUMERATOR) };
 enum class ScaleKind : int32_t { RING_SCALE_KINDS(RING_ENUMERATOR) };
 enum class Rows : int32_t { RING_ROWS(RING_ENUMERATOR) };
 enum class Tier : int32_t { RING_TIERS(RING_ENUMERATOR) };
+enum class Urgency : int32_t { RING_URGENCIES(RING_ENUMERATOR) };
+enum class EventKind : int32_t { RING_EVENTS(RING_ENUMERATOR) };
+enum class Rung : int32_t { RING_RUNGS(RING_ENUMERATOR) };
+enum class FaultKind : int32_t { RING_FAULTS(RING_ENUMERATOR) };
+enum class Math : int32_t { RING_MATHS(RING_ENUMERATOR) };
 namespace tensor_field {
 enum { RING_TENSOR_FIELDS(RING_ENUMERATOR) };
 }
@@ -200,6 +279,15 @@ enum { RING_STOP_FIELDS(RING_ENUMERATOR) };
 }
 namespace order_field {
 enum { RING_ORDER_FIELDS(RING_ENUMERATOR) };
+}
+namespace event_field {
+enum { RING_EVENT_FIELDS(RING_ENUMERATOR) };
+}
+namespace use_field {
+enum { RING_USE_FIELDS(RING_ENUMERATOR) };
+}
+namespace counter {
+enum { RING_COUNTERS(RING_ENUMERATOR) };
 }
 namespace limit {
 enum { RING_LIMITS(RING_ENUMERATOR) };

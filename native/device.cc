@@ -1,11 +1,13 @@
 // See device.h. The order of things in a step: begin copies the batch and embeds it; advance
-// attends and routes a layer, mixes it when every expert is in place, else stops; mix computes what
-// has been given a place; sample ends the step. `missing` is the only stop today: with all experts
-// mapped it happens in lockstep mode alone.
+// attends and routes a layer, mixes it when every expert is in place, else stops; mix (experts.cc)
+// computes what has been given a place; sample ends the step.
 #include "device.h"
 
 #include <algorithm>
 #include <cmath>
+
+#include "tables.h"
+#include "timed.h"
 
 namespace ring {
 namespace {
@@ -38,7 +40,42 @@ Status check_layout(const Layout& layout) {
   if (layout.control == nullptr || layout.control_words <= control::cancel) {
     return failure(Code::bad_argument, "the shared control array is too short");
   }
+  if (layout.counters == nullptr)
+    return failure(Code::bad_argument, "the shared counters are missing");
+  if (layout.slots < 0 || layout.slots > kSlotMask)
+    return failure(Code::bad_argument, "%d slots cannot be named", layout.slots);
+  for (const int32_t distance : layout.ahead) {
+    if (distance < 1 || distance >= s.layers)
+      return failure(Code::bad_argument, "%d layers ahead is not a distance in this model",
+                     distance);
+  }
   return {};
+}
+
+// Scales lie between weights; reading a little of those is cheaper than another read.
+constexpr uint64_t kScaleGapBytes = 64 << 10;
+
+Status open_drive(const std::vector<Layout::File>& files, const Layout::Io& io,
+                  std::vector<io::Source>* sources, std::unique_ptr<io::Drive>* drive) {
+  for (const Layout::File& file : files) {
+    sources->push_back({{file.path}, file.bytes});
+    std::vector<std::string>& paths = sources->back().paths;
+    paths.insert(paths.end(), file.mirrors.begin(), file.mirrors.end());
+  }
+  RING_TRY(io.rung == Rung::paced ? io::open_paced_drive(*sources, io.pace, drive)
+                                  : io::open_drive(*sources, {io.rung, io.depth}, drive));
+  if (!io.faults.empty()) *drive = io::make_faulty_drive(std::move(*drive), io.faults);
+  return {};
+}
+
+Status open_reader(const Layout& layout, std::unique_ptr<io::Reader>* reader) {
+  std::vector<io::Source> sources;
+  std::unique_ptr<io::Drive> drive;
+  RING_TRY(open_drive(layout.files, layout.io, &sources, &drive));
+  *reader = std::make_unique<io::Reader>();
+  io::ReaderOptions options;
+  options.chunk_bytes = layout.io.chunk_bytes;
+  return (*reader)->open(std::move(drive), sources, options);
 }
 
 }  // namespace
@@ -48,6 +85,15 @@ Device::~Device() { close(); }
 void Device::close() {
   if (compute_ != nullptr) backend_->close(compute_);
   compute_ = nullptr;
+  // The toucher uses the reader, and the reader writes into the slots.
+  if (slots_ != nullptr) slots_->stop();
+  reader_.reset();
+  slots_.reset();
+  dense_.reset();
+  extents_.clear();
+  uses_.clear();
+  counters_ = nullptr;
+  description_.clear();
   maps_.clear();
   model_ = Model{};
   control_ = nullptr;
@@ -55,29 +101,29 @@ void Device::close() {
   state_ = State::closed;
 }
 
-const char* Device::describe() const {
-  return compute_ != nullptr ? backend_->describe(compute_) : "";
-}
+const char* Device::describe() const { return description_.c_str(); }
 
 Status Device::open(const Layout& layout) {
   if (state_ == State::closed) return failure(Code::closed, "the device is closed");
   if (state_ != State::unopened) return failure(Code::already_open, "the device is open already");
   RING_TRY(check_layout(layout));
   const auto attempt = [&]() -> Status {
-    for (const Layout::File& file : layout.files) {
-      maps_.emplace_back();
-      RING_TRY(maps_.back().open(file.path, file.bytes));
-    }
-    RING_TRY(build_model(layout, maps_, model_));
-    RING_TRY(check_maps());
+    counters_ = layout.counters;
+    std::fill_n(counters_, counter::count, 0.0);
+    RING_TRY(layout.slots > 0 ? open_slots(layout) : open_mapped(layout));
     limits_ = layout.limits;
     lockstep_ = layout.lockstep;
+    keeps_scores_ = layout.keeps_scores;
+    ahead_ = layout.ahead;
     control_ = layout.control;
     control_words_ = layout.control_words;
     backend_ = cpu_backend();
     if (backend_->version != kBackendVersion)
       return failure(Code::bad_argument, "the backend has another version");
-    return backend_->open(&model_, &limits_, &compute_);
+    RING_TRY(backend_->open(&model_, &limits_, &compute_));
+    description_ = backend_->describe(compute_);
+    if (reader_ != nullptr) description_ += "; " + reader_->describe();
+    return {};
   };
   const Status status = attempt();
   if (status.failed()) {
@@ -89,6 +135,52 @@ Status Device::open(const Layout& layout) {
   control_[control::progress].store(1000);
   state_ = State::open;
   return {};
+}
+
+Status Device::open_mapped(const Layout& layout) {
+  for (const Layout::File& file : layout.files) {
+    maps_.emplace_back();
+    RING_TRY(maps_.back().open(file.path, file.bytes));
+  }
+  const FindBytes in_map = [this](BytesOf, const Extent& extent) {
+    return maps_[static_cast<size_t>(extent.file)].data() + extent.offset;
+  };
+  RING_TRY(build_model(layout, in_map, model_));
+  return check_maps();
+}
+
+Status Device::open_slots(const Layout& layout) {
+  RING_TRY(open_reader(layout, &reader_));
+  slots_ = std::make_unique<Slots>();
+  dense_ = std::make_unique<Resident>(io::kBlockBytes);
+  Resident scales{kScaleGapBytes};
+  Model listed;
+  std::vector<Extent> of_experts;
+  RING_TRY(build_model(
+      layout,
+      [&](BytesOf kind, const Extent& extent) -> const uint8_t* {
+        if (kind == BytesOf::expert) {
+          of_experts.push_back(extent);
+        } else {
+          (kind == BytesOf::scale ? scales : *dense_).want(extent);
+        }
+        return nullptr;
+      },
+      listed));
+  RING_TRY(dense_->read(*reader_, layout.control[control::progress], 0, 800));
+  RING_TRY(scales.read(*reader_, layout.control[control::progress], 800, 990));
+  RING_TRY(build_model(
+      layout,
+      [&](BytesOf kind, const Extent& extent) -> const uint8_t* {
+        if (kind == BytesOf::expert) return nullptr;
+        return (kind == BytesOf::scale ? scales : *dense_).find(extent);
+      },
+      model_));
+  extents_.resize(of_experts.size() / expert_tensor::count);
+  for (size_t i = 0; i < of_experts.size(); ++i)
+    extents_[i / expert_tensor::count].of[i % expert_tensor::count] = of_experts[i];
+  if (extents_.empty()) return {};
+  return slots_->open(layout.slots, model_, extents_, reader_.get());
 }
 
 Status Device::require_open() const {
@@ -181,116 +273,26 @@ Status Device::advance(int32_t id, Reason* reason, int32_t* stop, size_t stop_le
 // One layer up to its end, or up to a stop. Called again after a mix it goes on where it was.
 Status Device::run_layer(int32_t index, Step& step, bool* stops) {
   if (!step.routed) {
-    RING_TRY(backend_->attend(compute_, index, step.layer));
+    {
+      const Timed timed(&counters_[counter::attend_s]);
+      RING_TRY(backend_->attend(compute_, index, step.layer));
+    }
     if (model_.shape.is_moe(step.layer)) RING_TRY(route_layer(index, step));
     step.routed = true;
   }
   if (model_.shape.is_moe(step.layer)) {
-    if (!lockstep_) RING_TRY(mix_in_place(index, step));
+    if (!lockstep_) RING_TRY(mix_resident(index, step));
     if (!step.wanted.empty()) {
       *stops = true;
       return check_maps();
     }
+    const Timed timed(&counters_[counter::settle_s]);
     RING_TRY(backend_->settle(compute_, index, step.layer));
   }
   RING_TRY(check_maps());
   ++step.layer;
   step.routed = false;
   return {};
-}
-
-Status Device::route_layer(int32_t index, Step& step) {
-  const size_t per_layer = static_cast<size_t>(step.tokens) * model_.shape.top_k;
-  const size_t at = static_cast<size_t>(step.layer - model_.shape.first_moe_layer) * per_layer;
-  RING_TRY(backend_->route(compute_, index, step.layer, &step.experts[at], &step.weights[at]));
-  list_wanted(step);
-  return {};
-}
-
-void Device::list_wanted(Step& step) {
-  const size_t per_layer = static_cast<size_t>(step.tokens) * model_.shape.top_k;
-  const uint16_t* experts =
-      &step.experts[static_cast<size_t>(step.layer - model_.shape.first_moe_layer) * per_layer];
-  step.is_wanted.assign(model_.shape.experts, 0);
-  for (size_t pair = 0; pair < per_layer; ++pair) step.is_wanted[experts[pair]] = 1;
-  step.wanted.clear();
-  for (int32_t expert = 0; expert < model_.shape.experts; ++expert) {
-    if (step.is_wanted[expert]) step.wanted.push_back(expert);
-  }
-}
-
-// All experts are mapped: every wanted one is computed where it lies.
-Status Device::mix_in_place(int32_t index, Step& step) {
-  const Mlp* of_layer =
-      &model_.experts[static_cast<size_t>(step.layer - model_.shape.first_moe_layer) *
-                      model_.shape.experts];
-  step.ready.clear();
-  for (const int32_t expert : step.wanted) step.ready.push_back({expert, of_layer + expert});
-  RING_TRY(backend_->mix(compute_, index, step.layer, step.ready.data(),
-                         static_cast<int32_t>(step.ready.size())));
-  step.wanted.clear();
-  return {};
-}
-
-Status Device::mix(int32_t id, const int32_t* places, size_t count) {
-  Step* step = nullptr;
-  RING_TRY(require_open());
-  RING_TRY(find(id, &step));
-  if (step->phase != Phase::running || step->wanted.empty()) {
-    return failure(Code::bad_step, "step %d is not waiting for experts", id);
-  }
-  if (count != step->wanted.size()) {
-    return failure(Code::bad_argument, "the layer wants %zu experts, but %zu places were given",
-                   step->wanted.size(), count);
-  }
-  const int64_t first =
-      static_cast<int64_t>(step->layer - model_.shape.first_moe_layer) * model_.shape.experts;
-  step->ready.clear();
-  bool gap = false;
-  for (size_t i = 0; i < count; ++i) {
-    if (places[i] == -1) {
-      gap = true;
-      continue;
-    }
-    const int32_t tier = places[i] >> limit::slot_bits, slot = places[i] & kSlotMask;
-    if (places[i] < 0 || tier != static_cast<int32_t>(Tier::map) ||
-        slot != first + step->wanted[i]) {
-      return failure(Code::bad_argument, "place %d does not hold expert %d of layer %d", places[i],
-                     step->wanted[i], step->layer);
-    }
-    if (gap && step->tokens > limit::unordered_tokens) {
-      return failure(
-          Code::bad_argument,
-          "a step of more than %d tokens takes its experts in rising index, without gaps",
-          limit::unordered_tokens);
-    }
-    step->ready.push_back({step->wanted[i], &model_.experts[static_cast<size_t>(slot)]});
-  }
-  const int32_t index = static_cast<int32_t>(step - steps_);
-  const Status status = backend_->mix(compute_, index, step->layer, step->ready.data(),
-                                      static_cast<int32_t>(step->ready.size()));
-  if (status.failed()) {
-    end(*step, Reason::failed, status);
-    return {};  // advance and sample say so
-  }
-  for (const ReadyExpert& expert : step->ready) step->is_wanted[expert.index] = 0;
-  std::erase_if(step->wanted, [&](int32_t expert) { return !step->is_wanted[expert]; });
-  return {};
-}
-
-Status Device::stage(const int32_t*, size_t values) {
-  RING_TRY(require_open());
-  if (values % order_field::count != 0) {
-    return failure(Code::bad_argument, "orders come in records of %d values", order_field::count);
-  }
-  if (values == 0) return {};
-  return failure(Code::bad_order,
-                 "this device has no slots: its experts are mapped where they lie");
-}
-
-Status Device::poll(int32_t* count) const {
-  *count = 0;
-  return require_open();
 }
 
 Status Device::sample(int32_t id, Reason* reason, OutcomeView& outcome, Status* why) {
@@ -307,7 +309,21 @@ Status Device::sample(int32_t id, Reason* reason, OutcomeView& outcome, Status* 
     std::copy(step->experts.begin(), step->experts.end(), outcome.experts);
     std::copy(step->weights.begin(), step->weights.end(), outcome.weights);
   }
+  if (outcome.faults != nullptr) {
+    if (outcome.faults_length < step->parts.size())
+      return failure(Code::bad_argument, "the faults array must hold %zu values",
+                     step->parts.size());
+    for (size_t part = 0; part < step->parts.size(); ++part)
+      outcome.faults[part] = static_cast<int32_t>(step->faults[part].code);
+  }
+  if (outcome.scores != nullptr) {
+    if (outcome.scores_length < step->scores.size())
+      return failure(Code::bad_argument, "the scores array must hold %zu values",
+                     step->scores.size());
+    std::copy(step->scores.begin(), step->scores.end(), outcome.scores);
+  }
   if (step->reason == Reason::done) {
+    const Timed timed(&counters_[counter::sample_s]);
     const Status status = backend_->sample(compute_, static_cast<int32_t>(step - steps_),
                                            step->sampling.data(), &outcome.head);
     if (status.code == Code::bad_argument) return status;  // the step can be sampled again
@@ -315,6 +331,12 @@ Status Device::sample(int32_t id, Reason* reason, OutcomeView& outcome, Status* 
   }
   *reason = step->reason;
   *why = step->why;
+  for (const Status& fault : step->faults) {
+    if (fault.failed() && !why->failed()) *why = fault;
+  }
+  count(counter::steps, 1);
+  count(counter::step_tokens, step->tokens);
+  publish_reader();
   step->phase = Phase::free;
   return {};
 }
@@ -324,6 +346,25 @@ Reason Device::end(Step& step, Reason reason, const Status& why) {
   step.reason = reason;
   step.why = why;
   return reason;
+}
+
+// What the reader has counted, where others can see it.
+void Device::publish_reader() {
+  if (reader_ == nullptr) return;
+  const io::ReaderCounters& c = reader_->counters();
+  const auto set = [this](int32_t counter, double value) { counters_[counter] = value; };
+  set(counter::bytes_wanted, static_cast<double>(c.bytes_wanted.load()));
+  set(counter::bytes_landed, static_cast<double>(c.bytes_landed.load()));
+  set(counter::bytes_ahead, static_cast<double>(c.bytes_ahead.load()));
+  set(counter::drive_busy_s, static_cast<double>(c.busy_ns.load()) * 1e-9);
+  set(counter::drive_depth_s, static_cast<double>(c.depth_ns.load()) * 1e-9);
+  set(counter::reader_cpu_s, static_cast<double>(c.cpu_ns.load()) * 1e-9);
+  set(counter::checksum_s, static_cast<double>(c.checksum_ns.load()) * 1e-9);
+  set(counter::retries, static_cast<double>(c.retries.load()));
+  set(counter::failures, static_cast<double>(c.failures.load()));
+  set(counter::mismatches, static_cast<double>(c.mismatches.load()));
+  set(counter::slots_touched, slots_->touched());
+  set(counter::slots_locked, slots_->locked());
 }
 
 bool Device::is_cancelled(const Step& step) const {
@@ -358,6 +399,14 @@ Status Device::check_sizes() {
     if (size < static_cast<int64_t>(map.bytes())) return lose(map, size);
   }
   return {};
+}
+
+Status measure_drive(const std::vector<Layout::File>& files, const Layout::Io& io,
+                     const io::CeilingProbe& probe, double* bytes_per_second) {
+  std::vector<io::Source> sources;
+  std::unique_ptr<io::Drive> drive;
+  RING_TRY(open_drive(files, io, &sources, &drive));
+  return io::measure_ceiling(*drive, sources, probe, bytes_per_second);
 }
 
 }  // namespace ring

@@ -1,7 +1,8 @@
-// The device owns everything between open and close: maps, weights, steps, the backend. It runs
-// layers on its own while every routed expert is in place, stops where a decision is wanted, and
-// obeys or refuses what it is told; it never chooses which expert lives where. It belongs to the
-// thread that opened it; the only word another thread may write is a cancel flag in `control`.
+// The device owns everything between open and close: maps or slots, weights, the reader, steps, the
+// backend. It runs layers on its own while every routed expert is in place, stops where a decision
+// is wanted, and obeys or refuses what it is told; it never chooses which expert lives where. It
+// belongs to the thread that opened it; the only word another thread may write is a cancel flag in
+// `control`.
 #pragma once
 #include <atomic>
 #include <memory>
@@ -9,7 +10,11 @@
 #include <vector>
 
 #include "backend.h"
+#include "io/ceiling.h"
+#include "io/reader.h"
 #include "memory/map.h"
+#include "resident.h"
+#include "slots.h"
 
 namespace ring {
 
@@ -18,6 +23,15 @@ struct Layout {
   struct File {
     std::string path;
     uint64_t bytes;
+    std::vector<std::string> mirrors;  // other files that hold the same bytes
+  };
+  // How reads are made when experts live in slots.
+  struct Io {
+    Rung rung = Rung::automatic;
+    int32_t depth = 0;         // 0: chosen for the drive
+    uint64_t chunk_bytes = 0;  // 0: chosen for the drive
+    io::Pace pace;             // of Rung::paced
+    std::vector<io::Fault> faults;
   };
   std::vector<File> files;
   Shape shape;
@@ -27,9 +41,16 @@ struct Layout {
   const double* expert_tensors = nullptr;  // [MoE layer][expert][matrix]
   size_t expert_tensor_values = 0;
   Limits limits;
+  const uint32_t* checksums = nullptr;  // see tensor_field::checksums
+  size_t checksum_count = 0;
+  int32_t slots = 0;  // 0: experts and dense weights are computed with where they are mapped
+  Io io;
   bool lockstep = false;                    // stop at every MoE layer
+  bool keeps_scores = false;                // of the router, for every token of a step
+  std::vector<int32_t> ahead;               // with scores: distances to look ahead
   std::atomic<int32_t>* control = nullptr;  // shared with other threads; outlives the device
   size_t control_words = 0;
+  double* counters = nullptr;  // [counter::count], shared like control
 };
 
 // A batch as it crossed the door; arrays are the caller's and are copied by begin.
@@ -56,6 +77,11 @@ struct OutcomeView {
   uint16_t* experts = nullptr;  // [MoE layer][token][top_k], or null
   float* weights = nullptr;
   size_t routing_length = 0;  // of each of the two
+  int32_t* faults = nullptr;  // [parts] Code of each part, or null
+  size_t faults_length = 0;
+  // [MoE layer][token][1 + ahead][experts] probabilities, when the layout keeps them; or null
+  float* scores = nullptr;
+  size_t scores_length = 0;
 };
 
 class Device {
@@ -74,8 +100,10 @@ class Device {
   // stop).
   Status mix(int32_t id, const int32_t* places, size_t count);
   Status stage(const int32_t* orders, size_t values);
-  // Events since the last call; none while no order can be taken.
-  Status poll(int32_t* count) const;
+  // Events since the last call; when there are none, waits up to wait_ms for one.
+  Status poll(int32_t* events, size_t values, int wait_ms, int32_t* count);
+  // What layers routed to since the last call.
+  Status routed(int32_t* uses, size_t values, int32_t* count);
   // Ends the step, whatever became of it.
   Status sample(int32_t id, Reason* reason, OutcomeView& outcome, Status* why);
   void close();
@@ -100,11 +128,17 @@ class Device {
     std::vector<uint32_t> masks;
     std::vector<Part> parts;
     std::vector<Sampling> sampling;
+    std::vector<Status> faults;     // [part] ok, or why the part has failed while the step goes on
     std::vector<uint16_t> experts;  // [MoE layer][token][top_k]
     std::vector<float> weights;
-    std::vector<int32_t> wanted;  // experts of the layer that are not mixed yet, rising
-    std::vector<uint8_t> is_wanted;
+    std::vector<float> scores;       // [MoE layer][token][1 + ahead][experts] when kept
+    std::vector<int32_t> wanted;     // experts of the layer that are not mixed yet, rising
+    std::vector<int32_t> tokens_of;  // [expert] tokens that want it
     std::vector<ReadyExpert> ready;
+  };
+  struct Wanted {
+    int32_t expert;  // within its layer
+    int32_t slot;    // -1: in the map
   };
 
   Status require_open() const;
@@ -115,18 +149,43 @@ class Device {
   Status check_maps();
   Status check_sizes();
   Status lose(const FileMap& map, int64_t offset);
+  void keep_scores(int32_t index, Step& step, float* one_layer);
+  Status open_mapped(const Layout& layout);
+  Status open_slots(const Layout& layout);
   Status run_layer(int32_t index, Step& step, bool* stops);
+  // experts.cc: from routing to the sum of a layer's experts.
   Status route_layer(int32_t index, Step& step);
-  Status mix_in_place(int32_t index, Step& step);
+  Status mix_resident(int32_t index, Step& step);
   void list_wanted(Step& step);
+  void note_uses(const Step& step);
+  int64_t first_expert(const Step& step) const;
+  Status check_places(const Step& step, const int32_t* places, size_t count) const;
+  Status mix_ready(int32_t index, Step& step, bool reads_under_way);
+  Status mix_as_they_land(int32_t index, Step& step, std::vector<Wanted>& placed);
+  Status advise(const int32_t* orders, size_t count);
+  void fail_parts(Step& step, int32_t expert, const Status& why);
+  void forget_mixed(Step& step);
   Reason end(Step& step, Reason reason, const Status& why);
+  void count(int32_t counter, double amount) { counters_[counter] += amount; }
+  void publish_reader();
 
   State state_ = State::unopened;
   std::string lost_text_;
-  std::vector<FileMap> maps_;
+  std::vector<FileMap> maps_;        // when experts are mapped
+  std::unique_ptr<Resident> dense_;  // when they live in slots
+  std::vector<ExpertExtents> extents_;
+  // Order of destruction: the reader ends before the memory that it reads into.
+  std::unique_ptr<Slots> slots_;
+  std::unique_ptr<io::Reader> reader_;  // null: mapped
+  std::vector<int32_t> uses_;           // [n][use_field::count], not taken yet
+  std::vector<Wanted> placed_;
+  double* counters_ = nullptr;
+  std::string description_;
   Model model_;
   Limits limits_{};
   bool lockstep_ = false;
+  bool keeps_scores_ = false;
+  std::vector<int32_t> ahead_;
   std::atomic<int32_t>* control_ = nullptr;
   size_t control_words_ = 0;
   const Backend* backend_ = nullptr;
@@ -135,10 +194,11 @@ class Device {
   int32_t next_serial_ = 1;
 };
 
+// Random reads of these files through the drive that a device would use.
+Status measure_drive(const std::vector<Layout::File>& files, const Layout::Io& io,
+                     const io::CeilingProbe& probe, double* bytes_per_second);
+
 // The instruction set that the CPU backend would choose here.
 const char* best_instruction_set();
-
-// Builds the model from the layout's tables; every extent is checked against its map.
-Status build_model(const Layout& layout, const std::vector<FileMap>& maps, Model& model);
 
 }  // namespace ring

@@ -53,7 +53,8 @@ export const TensorField = {
   scale_dtype: 8,
   block_rows: 9,
   block_columns: 10,
-  count: 11,
+  checksums: 11,
+  count: 12,
 } as const
 
 /** Rows of the dense table: these three, then LayerTensor.count for every layer. */
@@ -116,8 +117,55 @@ export const Control = { progress: 0, cancel: 1 } as const
 /** What `advance` writes at a stop: layer, number of wanted experts, their indices, rising. */
 export const StopField = { layer: 0, wanted: 1, experts: 2 } as const
 export const OrderField = { expert: 0, from: 1, to: 2, urgency: 3, count: 4 } as const
-const EventField = { kind: 0, expert: 1, to: 2, code: 3, count: 4 } as const
-const Tier = { map: 0 } as const
+export const Urgency = { demand: 0, ahead: 1, cancel: 2 } as const
+export const EventField = { kind: 0, expert: 1, to: 2, code: 3, count: 4 } as const
+export const EventKind = { arrived: 0, failed: 1, cancelled: 2, touched: 3 } as const
+export const UseField = { expert: 0, tokens: 1, count: 2 } as const
+const Tier = { map: 0, ram: 1 } as const
+/** Products of the CPU backend: F32-accurate, or with activations rounded to BF16. */
+export const MathKind = { f32: 0, bf16: 1 } as const
+/** How reads reach the drive. */
+export const Rung = {
+  automatic: 0,
+  uring_registered: 1,
+  uring: 2,
+  threads: 3,
+  buffered: 4,
+  paced: 5,
+} as const
+export type Rung = (typeof Rung)[keyof typeof Rung]
+export const FaultKind = { error: 0, short_read: 1, slow: 2, flip: 3, gone: 4 } as const
+/** Index of each counter in `Layout.counters`: seconds, bytes and counts since open. */
+export const Counter = {
+  steps: 0,
+  step_tokens: 1,
+  attend_s: 2,
+  route_s: 3,
+  mix_s: 4,
+  settle_s: 5,
+  sample_s: 6,
+  /** Of mix_s, what was computed while reads were under way. */
+  overlapped_s: 7,
+  /** Waiting for reads with nothing to compute. */
+  stall_nvme_s: 8,
+  bytes_wanted: 9,
+  bytes_landed: 10,
+  bytes_ahead: 11,
+  drive_busy_s: 12,
+  /** Integral of reads under way over time. */
+  drive_depth_s: 13,
+  reader_cpu_s: 14,
+  checksum_s: 15,
+  retries: 16,
+  failures: 17,
+  mismatches: 18,
+  slots_touched: 19,
+  slots_locked: 20,
+  uses_lost: 21,
+  /** Added by the engine: deciding what to load and where. */
+  policy_s: 22,
+  count: 23,
+} as const
 export const Limit = {
   slot_bits: 24,
   steps_open: 2,
@@ -128,7 +176,7 @@ export const Limit = {
 } as const
 
 const contract = {
-  contract: { version: 1 },
+  contract: { version: 2 },
   reason: Reason,
   code: Code,
   dtype: Dtype,
@@ -144,6 +192,13 @@ const contract = {
   stop_field: StopField,
   order_field: OrderField,
   event_field: EventField,
+  math: MathKind,
+  urgency: Urgency,
+  event: EventKind,
+  use_field: UseField,
+  rung: Rung,
+  fault: FaultKind,
+  counter: Counter,
   tier: Tier,
   limit: Limit,
 } as const
@@ -168,7 +223,12 @@ export interface Machine {
 
 /** Everything that is decided before a device opens; read during `open` only, except `control`. */
 export interface Layout {
-  readonly files: readonly { readonly path: string; readonly sizeBytes: number }[]
+  readonly files: readonly {
+    readonly path: string
+    readonly sizeBytes: number
+    /** Other files that hold the same bytes; reads are spread over all. */
+    readonly mirrors?: readonly string[]
+  }[]
   readonly shape: {
     readonly layers: number
     readonly hidden: number
@@ -198,6 +258,7 @@ export interface Layout {
     readonly kvDtype: number
     /** 0: as many as the machine has. */
     readonly threads: number
+    readonly math: number
   }
   /** [rotaryDim / 2] inverse frequencies. */
   readonly ropeInverse: Float32Array
@@ -205,10 +266,50 @@ export interface Layout {
   readonly tensors: Float64Array
   /** [MoE layer][expert][ExpertTensor.count][TensorField.count]. */
   readonly expertTensors: Float64Array
+  /** RAM slots for experts; 0: experts and dense weights are computed with where they are mapped. */
+  readonly slots: number
+  readonly io: ReaderLayout
+  /** CRC32C blocks that TensorField.checksums points into. */
+  readonly checksums: Uint32Array
+  /** Keep router probabilities of every token of a step, and look-ahead ones at these distances. */
+  readonly keepsScores: boolean
+  readonly ahead: Int32Array
   /** Stop at every MoE layer: the path of misses, for tests and replay. */
   readonly lockstep: boolean
   /** Over a SharedArrayBuffer where another thread may cancel. */
   readonly control: Int32Array
+  /** [Counter.count], over a SharedArrayBuffer where another thread reads along. */
+  readonly counters: Float64Array
+}
+
+/** How reads are made. Zeros leave a choice to the drive. */
+export interface ReaderLayout {
+  readonly rung: Rung
+  readonly depth: number
+  readonly chunkBytes: number
+  /** The drive made of RAM; needed by Rung.paced. */
+  readonly pace?: Pace
+  /** What shall go wrong, for tests. */
+  readonly faults: readonly ReadFault[]
+}
+
+export interface Pace {
+  readonly bytesPerSecond: number
+  readonly latencySeconds: number
+  readonly depth: number
+  /** Share by which latencies vary, 0 to 1. */
+  readonly jitter: number
+  readonly seed: number
+}
+
+export interface ReadFault {
+  readonly kind: number
+  readonly file: number
+  readonly offset: number
+  readonly bytes: number
+  /** -1: always. */
+  readonly times: number
+  readonly delaySeconds: number
 }
 
 /** What one step computes. Lists follow each other part after part; the records say how long. */
@@ -244,7 +345,11 @@ export interface Outcome {
   /** [MoE layer][token][topK], by falling choice score */
   experts?: Uint16Array
   weights?: Float32Array
-  /** Written when the step failed: why. */
+  /** [parts] Code of each part: a part may fail while the step goes on. */
+  faults?: Int32Array
+  /** [MoE layer][token][1 + ahead][experts], when the layout keeps them. */
+  scores?: Float32Array
+  /** Written when the step, or a part of it, failed: why. */
   message?: string
 }
 
@@ -262,8 +367,10 @@ export interface Device {
   mix(step: number, places: Int32Array): void
   /** Hands over orders [n][OrderField.count]. */
   stage(orders: Int32Array): void
-  /** Fills events [n][EventField.count] and returns n. */
-  poll(events: Int32Array): number
+  /** Fills events [n][EventField.count] and returns n; waits up to waitMs when there are none. */
+  poll(events: Int32Array, waitMs: number): number
+  /** Fills what layers routed to since the last call, [n][UseField.count], and returns n. */
+  routed(uses: Int32Array): number
   /** Ends the step and fills the outcome; returns `done`, or why there is none. */
   sample(step: number, outcome: Outcome): Reason
   /** Frees everything; may be called in any state, again too. */
@@ -275,6 +382,8 @@ export interface Device {
 interface Addon {
   readonly contract: Readonly<Record<string, number>>
   probe(): Machine
+  measureDrive(probe: DriveProbe): number
+  hashExtent(path: string, offset: number, bytes: number, out: Uint32Array): void
   readonly Device: new () => Device
 }
 
@@ -320,6 +429,31 @@ export const nativeContract = addon.contract
 
 export function probe(): Machine {
   return addon.probe()
+}
+
+/** Random reads of whole chunks, nothing else between. */
+export interface DriveProbe {
+  readonly files: Layout['files']
+  readonly io: ReaderLayout
+  readonly chunkBytes: number
+  readonly depth: number
+  /** Read in all, unless `seconds` are over before. */
+  readonly bytes: number
+  readonly seconds: number
+  readonly seed: number
+}
+
+/** Bytes per second; blocks the calling thread for seconds. */
+export function measureDrive(probe: DriveProbe): number {
+  return addon.measureDrive(probe)
+}
+
+/**
+ * CRC32C of every mebibyte of an extent of a file, the last of what is left; `out` has one word for
+ * each. Blocks the calling thread. Throws a DeviceError when the bytes cannot be read.
+ */
+export function hashExtent(path: string, offset: number, bytes: number, out: Uint32Array): void {
+  addon.hashExtent(path, offset, bytes, out)
 }
 
 export function createDevice(): Device {

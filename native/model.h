@@ -11,7 +11,9 @@ namespace ring {
 
 // A linear weight [rows][columns], row-major, as it lies in the checkpoint, at any byte phase.
 struct Matrix {
-  const uint8_t* data = nullptr;  // not owned: lives in a FileMap as long as the device is open
+  // Not owned: in a FileMap or in resident memory as long as the device is open, or in a slot; null
+  // for an expert that lies in no memory of its own.
+  const uint8_t* data = nullptr;
   const float* scales = nullptr;  // owned by Model::scales; [ceil(rows/block_rows)][scale_columns]
   int32_t rows = 0;
   int32_t columns = 0;
@@ -20,7 +22,7 @@ struct Matrix {
   int32_t scale_columns = 0;
   Dtype dtype = Dtype::none;
 
-  bool present() const { return data != nullptr; }
+  bool present() const { return rows > 0; }
 };
 
 // Norms and biases, widened to F32. Empty when the checkpoint has none.
@@ -55,7 +57,7 @@ struct Model {
   Vector final_norm;
   Vector rope_inverse;  // [rotary_dim / 2], inverse frequencies
   std::vector<LayerWeights> layers;
-  std::vector<Mlp> experts;  // [MoE layer][expert]: weights where they lie in the maps
+  std::vector<Mlp> experts;  // [MoE layer][expert]; their data is null unless they are mapped
   std::vector<float> scales;
 };
 

@@ -1,10 +1,10 @@
-// From the layout's tensor tables to weights in place. Every extent is checked against its map here
-// too, although TypeScript has checked the headers: this is the last place before pointers. Scales
-// are widened to F32 and must be finite; vectors are widened to F32.
+// From the layout's tensor tables to weights in place. Every extent is checked against its file
+// here too, although TypeScript has checked the headers: this is the last place before pointers.
+// Scales are widened to F32 and must be finite; vectors are widened to F32.
+#include "tables.h"
+
 #include <cmath>
 #include <cstring>
-
-#include "device.h"
 
 namespace ring {
 namespace {
@@ -42,13 +42,15 @@ struct Row {
   }
 };
 
-// Bytes [offset, offset + bytes) of a file, or null when they are not all inside its map.
-const uint8_t* extent(const std::vector<FileMap>& maps, double file, double offset, double bytes) {
-  if (!is_whole(file, static_cast<double>(maps.size()) - 1) || !is_whole(offset, 0x1p53))
-    return nullptr;
-  const FileMap& map = maps[static_cast<size_t>(file)];
-  if (offset + bytes > static_cast<double>(map.bytes())) return nullptr;
-  return map.data() + static_cast<uint64_t>(offset);
+// Bytes [offset, offset + bytes) of a file; false when they are not all inside it.
+bool extent_of(const Layout& layout, double file, double offset, double bytes, Extent* out) {
+  if (!is_whole(file, static_cast<double>(layout.files.size()) - 1) || !is_whole(offset, 0x1p53))
+    return false;
+  if (offset + bytes > static_cast<double>(layout.files[static_cast<size_t>(file)].bytes))
+    return false;
+  *out = {static_cast<int32_t>(file), static_cast<uint64_t>(offset), static_cast<uint64_t>(bytes),
+          nullptr};
+  return true;
 }
 
 float widen(const uint8_t* data, Dtype dtype, size_t index) {
@@ -66,8 +68,8 @@ float widen(const uint8_t* data, Dtype dtype, size_t index) {
 
 class Builder {
  public:
-  Builder(const Layout& layout, const std::vector<FileMap>& maps, Model& model)
-      : layout_(layout), maps_(maps), model_(model) {}
+  Builder(const Layout& layout, const FindBytes& find, Model& model)
+      : layout_(layout), find_(find), model_(model) {}
 
   Status build() {
     RING_TRY(check_tables());
@@ -84,7 +86,8 @@ class Builder {
                           model_.shape.experts);
     for (size_t expert = 0; expert < model_.experts.size(); ++expert)
       RING_TRY(this->expert(expert));
-    return check_dimensions();
+    // Only listed: vectors are still empty.
+    return model_.final_norm.empty() ? Status{} : check_dimensions();
   }
 
  private:
@@ -138,7 +141,7 @@ class Builder {
     return {};
   }
 
-  Status matrix(const Row& row, Matrix* out) {
+  Status matrix(const Row& row, Matrix* out, BytesOf kind = BytesOf::weight) {
     if (row.absent()) return {};
     const double* f = row.field;
     const double rows = f[tensor_field::rows], columns = f[tensor_field::columns];
@@ -154,10 +157,27 @@ class Builder {
     out->dtype = static_cast<Dtype>(static_cast<int>(f[tensor_field::dtype]));
     const int width = element_bytes(out->dtype);
     if (width == 0) return row.bad("has an unknown element type");
-    out->data =
-        extent(maps_, f[tensor_field::file], f[tensor_field::offset], rows * columns * width);
-    if (out->data == nullptr) return row.bad("does not lie inside its file");
+    Extent where;
+    if (!extent_of(layout_, f[tensor_field::file], f[tensor_field::offset], rows * columns * width,
+                   &where)) {
+      return row.bad("does not lie inside its file");
+    }
+    RING_TRY(checksums(row, &where));
+    out->data = find_(kind, where);
     return scale(row, out);
+  }
+
+  // Of an extent that has them: one for each kChecksumBytes.
+  Status checksums(const Row& row, Extent* where) const {
+    const double first = row.field[tensor_field::checksums];
+    if (first < 0) return {};
+    const uint64_t blocks = (where->bytes + io::kChecksumBytes - 1) / io::kChecksumBytes;
+    if (!is_whole(first, static_cast<double>(layout_.checksum_count)) ||
+        static_cast<uint64_t>(first) + blocks > layout_.checksum_count) {
+      return row.bad("has checksums that do not lie inside their list");
+    }
+    where->checksums = layout_.checksums + static_cast<uint64_t>(first);
+    return {};
   }
 
   Status scale(const Row& row, Matrix* out) {
@@ -185,9 +205,13 @@ class Builder {
     if (dtype != Dtype::bf16 && dtype != Dtype::f32)
       return row.bad("has scales of an unknown type");
     const size_t count = scale_count(row);
-    const uint8_t* data = extent(maps_, f[tensor_field::scale_file], f[tensor_field::scale_offset],
-                                 static_cast<double>(count) * element_bytes(dtype));
-    if (data == nullptr) return row.bad("has scales that do not lie inside their file");
+    Extent where;
+    if (!extent_of(layout_, f[tensor_field::scale_file], f[tensor_field::scale_offset],
+                   static_cast<double>(count) * element_bytes(dtype), &where)) {
+      return row.bad("has scales that do not lie inside their file");
+    }
+    const uint8_t* data = find_(BytesOf::scale, where);
+    if (data == nullptr) return {};
     out->scales = model_.scales.data() + model_.scales.size();
     for (size_t i = 0; i < count; ++i) {
       const float value = widen(data, dtype, i);
@@ -202,6 +226,7 @@ class Builder {
     Matrix stored;
     RING_TRY(matrix(row, &stored));
     if (stored.dtype == Dtype::f8_e4m3) return row.bad("is FP8, expected BF16 or F32");
+    if (stored.data == nullptr) return {};
     const size_t count = static_cast<size_t>(stored.rows) * stored.columns;
     out->resize(count);
     for (size_t i = 0; i < count; ++i) {
@@ -233,9 +258,9 @@ class Builder {
   Status expert(size_t index) {
     Mlp& w = model_.experts[index];
     const int64_t first = static_cast<int64_t>(index) * expert_tensor::count;
-    RING_TRY(matrix(expert_row(first + expert_tensor::gate), &w.gate));
-    RING_TRY(matrix(expert_row(first + expert_tensor::up), &w.up));
-    return matrix(expert_row(first + expert_tensor::down), &w.down);
+    RING_TRY(matrix(expert_row(first + expert_tensor::gate), &w.gate, BytesOf::expert));
+    RING_TRY(matrix(expert_row(first + expert_tensor::up), &w.up, BytesOf::expert));
+    return matrix(expert_row(first + expert_tensor::down), &w.down, BytesOf::expert);
   }
 
   // Kernels trust these shapes, so they are checked once more where the pointers are made.
@@ -274,16 +299,16 @@ class Builder {
   }
 
   const Layout& layout_;
-  const std::vector<FileMap>& maps_;
+  const FindBytes& find_;
   Model& model_;
 };
 
 }  // namespace
 
-Status build_model(const Layout& layout, const std::vector<FileMap>& maps, Model& model) {
+Status build_model(const Layout& layout, const FindBytes& find, Model& model) {
   model.shape = layout.shape;
   model.rope_inverse = layout.rope_inverse;
-  return Builder(layout, maps, model).build();
+  return Builder(layout, find, model).build();
 }
 
 }  // namespace ring

@@ -58,7 +58,7 @@ function advanceInWaves(
     stops += 1
     const count = stop[StopField.wanted] ?? 0
     const wanted = stop.subarray(StopField.experts, StopField.experts + count)
-    const { places } = cache.place((stop[StopField.layer] ?? 0) - firstMoeLayer, wanted)
+    const { places } = cache.place((stop[StopField.layer] ?? 0) - firstMoeLayer, wanted, 1)
     const isGiven = give(count)
     device.mix(
       id,
@@ -202,7 +202,10 @@ describe('the same bits', () => {
             StopField.experts,
             StopField.experts + (stop[StopField.wanted] ?? 0),
           )
-          device.mix(id, cache.place((stop[StopField.layer] ?? 0) - firstMoeLayer, wanted).places)
+          device.mix(
+            id,
+            cache.place((stop[StopField.layer] ?? 0) - firstMoeLayer, wanted, 1).places,
+          )
         }
       }
       return outcomes.map((outcome, index) => {

@@ -69,6 +69,8 @@ describe('the JSON object of run', () => {
         busy: null,
         share_of_bound: null,
         attainable: null,
+        reader_cpu_s: null,
+        checksum_s: null,
       },
       stall_s: { nvme: null, copy: null, compute: null, policy: null },
       prefetch: {
@@ -149,21 +151,36 @@ describe('the text of run', () => {
   })
 })
 
+describe('experts in slots', () => {
+  it('give the same answer, and their figures', async () => {
+    const words = ['run', '--json', '-p', 'What is 37 + 48?', '-n', '40']
+    const direct = ['--load-mode', 'direct', '--expert-ram', '25%', '--policy', 'lru']
+    const [slots, mapped] = await Promise.all([command([...words, ...direct]), command(words)])
+    const object = lastObject(slots)
+    expect(object.tokens).toEqual(lastObject(mapped).tokens)
+    expect(slots.stderr).toMatch(/memory: 40 of 160 experts have a slot \(25.0 %\), 4.22 MiB/)
+    const { experts, io, stall_s: stalls } = object as Record<string, Record<string, unknown>>
+    const { requests, hits, misses } = experts as {
+      requests: number
+      hits: { ram: number }
+      misses: number
+    }
+    expect(requests).toBe(hits.ram + misses)
+    expect(misses).toBeGreaterThan(0)
+    expect(io?.bytes_needed).toBe(misses * 98304)
+    expect(io?.bytes_read).toBeGreaterThanOrEqual(misses * 98304)
+    expect(stalls?.nvme).toBeGreaterThan(0)
+  })
+})
+
 describe('flags without effect', () => {
   it('are accepted, and each says so on stderr; what was decided is said too', async () => {
-    const idle = ['--expert-ram', '25%', '--expert-vram', '8GiB', '--policy', 'lru']
-    const more = ['--load-mode', 'direct', '--prefetch', 'on', '--trace', 'routing.trace']
+    const idle = ['--expert-vram', '8GiB', '--policy', 'lru']
+    const more = ['--load-mode', 'mapped', '--prefetch', 'on', '--trace-scores']
     const real = ['--backend', 'cpu', '--threads', '1', '--rope-scaling', 'yarn,2', '-n', '3']
     const { status, stderr } = await command(['run', '-p', 'Hi', ...idle, ...more, ...real])
     expect(status).toBe(0)
-    const flags = [
-      'expert-ram',
-      'expert-vram',
-      'policy',
-      'load-mode direct',
-      'prefetch on',
-      'trace',
-    ]
+    const flags = ['expert-vram', 'policy', 'prefetch on', 'trace-scores']
     for (const flag of flags) expect(stderr).toMatch(new RegExp(`^.*--${flag} has no effect`, 'm'))
     expect(stderr).toContain('YaRN with factor 2 extends the context from 2048 to 4096')
     expect(stderr).toContain('1 thread;')

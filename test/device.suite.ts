@@ -4,7 +4,6 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
   Control,
   type Device,
-  isDeviceError,
   type Layout,
   Limit,
   OrderField,
@@ -15,28 +14,11 @@ import {
 } from '../native/index.js'
 import { MappedCache } from '../src/cache/cache.js'
 import { nowhere, type Place, placeOf, Tier } from '../src/cache/place.js'
+import { codeOf, type DeviceFixture } from './devicefixture.js'
 import { batchOf, outcomeOf } from './models.js'
+import { slotSuite } from './slots.suite.js'
 
-export interface DeviceFixture {
-  readonly name: string
-  create(): Device
-  /** A layout for it with room for 2 sequences, `lockstep` as given, and its own control words. */
-  layout(lockstep: boolean): Layout
-  /** At least 200 tokens that sequence 0 can begin with. */
-  readonly tokens: readonly number[]
-}
-
-/** The code of the DeviceError that the call throws; 'none' when it throws nothing. */
-export function codeOf(call: () => unknown): string {
-  try {
-    call()
-  } catch (error) {
-    if (!isDeviceError(error)) throw error
-    expect(error.message).toMatch(/^[^\n]+$/)
-    return error.code
-  }
-  return 'none'
-}
+export { codeOf, type DeviceFixture }
 
 export function deviceSuite(fixture: DeviceFixture): void {
   describe(`device: ${fixture.name}`, () => {
@@ -176,7 +158,7 @@ export function deviceSuite(fixture: DeviceFixture): void {
       device.stage(new Int32Array(0))
       expect(codeOf(() => device.stage(new Int32Array(OrderField.count)))).toBe('bad_order')
       expect(codeOf(() => device.stage(new Int32Array(1)))).toBe('bad_argument')
-      expect(device.poll(new Int32Array(16))).toBe(0)
+      expect(device.poll(new Int32Array(16), 0)).toBe(0)
     })
 
     it(`keeps ${Limit.steps_open} steps open and refuses one more until one has ended`, () => {
@@ -280,7 +262,8 @@ export function deviceSuite(fixture: DeviceFixture): void {
         ['advance', () => device.advance(1, new Int32Array(2000))],
         ['mix', () => device.mix(1, new Int32Array(1))],
         ['stage', () => device.stage(new Int32Array(0))],
-        ['poll', () => device.poll(new Int32Array(4))],
+        ['poll', () => device.poll(new Int32Array(4), 0)],
+        ['routed', () => device.routed(new Int32Array(4))],
         ['sample', () => device.sample(1, outcomeOf(1))],
       ]
       for (const [, call] of calls) expect(codeOf(call)).toBe('not_open')
@@ -304,4 +287,6 @@ export function deviceSuite(fixture: DeviceFixture): void {
       expect(codeOf(() => device.advance(id, stop))).toBe('closed')
     })
   })
+
+  slotSuite(fixture)
 }

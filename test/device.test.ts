@@ -4,7 +4,7 @@ import { copyFileSync, mkdtempSync, readdirSync, rmSync, statSync, truncateSync 
 import os from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { Control, createDevice, type Layout, Reason } from '../native/index.js'
+import { Control, Counter, createDevice, type Layout, Reason } from '../native/index.js'
 import { layoutOf, planMemory } from '../src/engine/layout.js'
 import { openModel } from '../src/engine/open.js'
 import { ReplayDevice } from '../src/engine/replay.js'
@@ -25,7 +25,16 @@ function layout(lockstep: boolean): Layout {
   const wishes = { sequences: 2, lockstep, contextTokens: 1024, threads: 2 }
   const plan = planMemory(checkpoint.config, wishes, 2 ** 30)
   const words = new SharedArrayBuffer(4 * (Control.cancel + 2))
-  return layoutOf(checkpoint, tables, plan, wishes, new Int32Array(words))
+  return layoutOf({
+    checkpoint,
+    files: checkpoint.files,
+    tables,
+    plan,
+    wishes,
+    slots: 0,
+    control: new Int32Array(words),
+    counters: new Float64Array(Counter.count),
+  })
 }
 
 const tokens = trace.sequences[0]?.ids ?? []
@@ -147,7 +156,7 @@ describe('the native device', () => {
         () => device.advance(1, model.stage.stop),
         () => device.mix(1, new Int32Array(1)),
         () => device.stage(new Int32Array(0)),
-        () => device.poll(new Int32Array(4)),
+        () => device.poll(new Int32Array(4), 0),
         () => device.sample(1, outcomeOf(1)),
       ]
       for (const call of calls) expect(codeOf(call)).toBe('lost')

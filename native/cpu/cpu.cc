@@ -120,9 +120,14 @@ Status attend_layer(void* self, int32_t step, int32_t layer) {
   Cpu& cpu = *static_cast<Cpu*>(self);
   return attend(cpu, cpu.steps[step], layer);
 }
-Status route_layer(void* self, int32_t step, int32_t layer, uint16_t* experts, float* weights) {
+Status route_layer(void* self, int32_t step, int32_t layer, uint16_t* experts, float* weights,
+                   float* scores) {
   Cpu& cpu = *static_cast<Cpu*>(self);
-  return route(cpu, cpu.steps[step], layer, experts, weights);
+  return route(cpu, cpu.steps[step], layer, experts, weights, scores);
+}
+Status look_ahead_layer(void* self, int32_t step, int32_t later_layer, float* scores) {
+  Cpu& cpu = *static_cast<Cpu*>(self);
+  return look_ahead(cpu, cpu.steps[step], later_layer, scores);
 }
 Status mix_layer(void* self, int32_t step, int32_t layer, const ReadyExpert* experts,
                  int32_t count) {
@@ -215,10 +220,12 @@ void swiglu(float* gate, const float* up, int64_t count) {
 namespace ring {
 
 const Backend* cpu_backend() {
-  static const Backend table = {
-      kBackendVersion,   "cpu",          cpu::open_backend, cpu::begin,       cpu::attend_layer,
-      cpu::route_layer,  cpu::mix_layer, cpu::settle_layer, cpu::sample_step, cpu::describe,
-      cpu::close_backend};
+  static const Backend table = {kBackendVersion,       "cpu",
+                                cpu::open_backend,     cpu::begin,
+                                cpu::attend_layer,     cpu::route_layer,
+                                cpu::look_ahead_layer, cpu::mix_layer,
+                                cpu::settle_layer,     cpu::sample_step,
+                                cpu::describe,         cpu::close_backend};
   return &table;
 }
 

@@ -99,7 +99,9 @@ struct Cpu {
 };
 
 Status attend(Cpu& cpu, StepState& step, int32_t layer);
-Status route(Cpu& cpu, StepState& step, int32_t layer, uint16_t* experts, float* weights);
+Status route(Cpu& cpu, StepState& step, int32_t layer, uint16_t* experts, float* weights,
+             float* scores);
+Status look_ahead(Cpu& cpu, StepState& step, int32_t later_layer, float* scores);
 Status mix(Cpu& cpu, StepState& step, int32_t layer, const ReadyExpert* experts, int32_t count);
 Status settle(Cpu& cpu, StepState& step, int32_t layer);
 Status sample(Cpu& cpu, StepState& step, const Sampling* sampling, const HeadOutput& output);

@@ -77,6 +77,19 @@ const std::vector<int>& pairs_in_order(const StepState& step, int token, int top
   return pairs;
 }
 
+// An expert without weights leaves zeros where its outputs would be.
+void forget_absent(Cpu& cpu, StepState& step, const ReadyExpert* experts, int32_t count) {
+  const size_t hidden = static_cast<size_t>(cpu.shape.hidden);
+  const size_t pairs = static_cast<size_t>(step.tokens) * cpu.shape.top_k;
+  for (int32_t i = 0; i < count; ++i) {
+    if (experts[i].weights != nullptr) continue;
+    for (size_t pair = 0; pair < pairs; ++pair) {
+      if (step.experts[pair] == experts[i].index)
+        std::fill_n(&step.pair_output[pair * hidden], hidden, 0.0f);
+    }
+  }
+}
+
 }  // namespace
 
 Status mix(Cpu& cpu, StepState& step, int32_t, const ReadyExpert* experts, int32_t count) {
@@ -84,12 +97,14 @@ Status mix(Cpu& cpu, StepState& step, int32_t, const ReadyExpert* experts, int32
   const int pairs = step.tokens * s.top_k;
   const bool keeps_pairs = step.tokens <= limit::unordered_tokens;
   const int capacity = static_cast<int>(step.pair_of_row.size());
+  if (keeps_pairs) forget_absent(cpu, step, experts, count);
   std::vector<Run> runs;
   int next = 0;
   while (next < count) {
     runs.clear();
     int rows = 0;
     for (; next < count; ++next) {
+      if (experts[next].weights == nullptr) continue;
       const int first = rows;
       const uint16_t wanted = static_cast<uint16_t>(experts[next].index);
       const int needed =

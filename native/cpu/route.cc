@@ -87,7 +87,8 @@ void choose(const Shape& s, const float* logits, const Vector& bias, Choice& c, 
 
 }  // namespace
 
-Status route(Cpu& cpu, StepState& step, int32_t layer, uint16_t* experts, float* weights) {
+Status route(Cpu& cpu, StepState& step, int32_t layer, uint16_t* experts, float* weights,
+             float* scores) {
   const Shape& s = cpu.shape;
   const LayerWeights& w = cpu.model.layers[layer];
   cpu.linear(w.router, step.normed.data(), step.tokens, step.router_logits.data());
@@ -96,11 +97,29 @@ Status route(Cpu& cpu, StepState& step, int32_t layer, uint16_t* experts, float*
     const size_t at = static_cast<size_t>(token) * s.top_k;
     choose(s, &step.router_logits[static_cast<size_t>(token) * s.experts], w.router_bias, choice,
            &step.experts[at], &step.weights[at]);
+    if (scores != nullptr)
+      std::copy(choice.scores.begin(), choice.scores.end(),
+                scores + static_cast<size_t>(token) * s.experts);
   });
   const size_t pairs = static_cast<size_t>(step.tokens) * s.top_k;
   std::copy_n(step.experts.begin(), pairs, experts);
   std::copy_n(step.weights.begin(), pairs, weights);
   std::fill_n(step.routed.begin(), static_cast<size_t>(step.tokens) * s.hidden, 0.0f);
+  return {};
+}
+
+Status look_ahead(Cpu& cpu, StepState& step, int32_t later_layer, float* scores) {
+  const Shape& s = cpu.shape;
+  const LayerWeights& w = cpu.model.layers[later_layer];
+  // step.delta is free between attention and the sum of a layer.
+  cpu.pool.run(step.tokens, [&](int token, int) {
+    const size_t at = static_cast<size_t>(token) * s.hidden;
+    cpu.kernels.rms_norm(&step.residual[at], w.post_norm.data(), &step.delta[at], s.hidden,
+                         s.epsilon);
+  });
+  cpu.linear(w.router, step.delta.data(), step.tokens, scores);
+  const size_t count = static_cast<size_t>(step.tokens) * s.experts;
+  for (size_t i = 0; i < count; ++i) scores[i] = 1.0f / (1.0f + std::exp(-scores[i]));
   return {};
 }
 

@@ -10,8 +10,15 @@ export interface Plan {
 }
 
 export interface Cache {
-  /** Places for the wanted experts of a MoE layer (indices within the layer, rising). */
-  place(moeLayer: number, wanted: Int32Array): Plan
+  /** What layers routed to since the last call, in the order of time: records [expert, tokens]. */
+  used(records: Int32Array): void
+  /** What became of orders, and which slots may be used now: records [kind, expert, to, code]. */
+  settle(events: Int32Array): void
+  /**
+   * Places for the wanted experts of a MoE layer (indices within the layer, rising), in a step of so
+   * many tokens.
+   */
+  place(moeLayer: number, wanted: Int32Array, stepTokens: number): Plan
 }
 
 const noOrders = new Int32Array(0)
@@ -25,6 +32,10 @@ export class MappedCache implements Cache {
     this.#experts = expertsPerLayer
     this.#places = new Int32Array(expertsPerLayer)
   }
+
+  used(): void {}
+
+  settle(): void {}
 
   place(moeLayer: number, wanted: Int32Array): Plan {
     for (const [at, index] of wanted.entries()) this.#places[at] = this.#home(moeLayer, index)

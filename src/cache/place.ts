@@ -13,8 +13,8 @@ export const nowhere = -1 as Place
 /** Bits of a place that hold the slot. */
 export const slotBits = 24
 
-/** The tiers there are: `map`, where every expert lies in its checkpoint file. */
-export const Tier = { map: 0 } as const
+/** The tiers there are: `map`, where every expert lies in its checkpoint file, and slots in memory. */
+export const Tier = { map: 0, ram: 1 } as const
 export type Tier = (typeof Tier)[keyof typeof Tier]
 
 export function expertOf(moeLayer: number, index: number, experts: number): Expert {
@@ -23,4 +23,8 @@ export function expertOf(moeLayer: number, index: number, experts: number): Expe
 
 export function placeOf(tier: Tier, slot: number): Place {
   return (tier * 2 ** slotBits + slot) as Place
+}
+
+export function slotOf(place: number): number {
+  return place % 2 ** slotBits
 }

@@ -72,6 +72,38 @@ export function budget(text: string): Budget {
   throw new InvalidArgumentError('Expected a size such as 96GiB or 800MB, or a share such as 25%.')
 }
 
+/** A drive made of RAM: bytes per second and seconds until a read begins to arrive. */
+export interface Paced {
+  readonly bytesPerSecond: number
+  readonly latencySeconds: number
+}
+
+const unitSeconds: Readonly<Record<string, number>> = { us: 1e-6, ms: 1e-3, s: 1 }
+
+/** `2GB/s,200us` */
+export function paced(text: string): Paced {
+  const [, rate = '', rateUnit = '', latency = '', latencyUnit = ''] =
+    /^([\d.]+) ?([A-Za-z]*)\/s,([\d.]+) ?(us|ms|s)$/.exec(text) ?? []
+  const bytesPerSecond = numberIn(rate) * (unitBytes[rateUnit.toLowerCase()] ?? Number.NaN)
+  const latencySeconds = numberIn(latency) * (unitSeconds[latencyUnit] ?? Number.NaN)
+  if (bytesPerSecond >= 1e3 && bytesPerSecond <= 1e13 && latencySeconds <= 10)
+    return { bytesPerSecond, latencySeconds }
+  throw new InvalidArgumentError('Expected a rate and a latency, as 2GB/s,200us.')
+}
+
+/** Distances, as 1,2,4. */
+export function ahead(text: string): readonly number[] {
+  const distances = text.split(',').map((word) => (/^\d{1,4}$/.test(word) ? Number(word) : 0))
+  if (distances.length <= 16 && distances.every((one) => one >= 1)) return distances
+  throw new InvalidArgumentError('Expected up to 16 distances in layers, as 1,2,4.')
+}
+
+/** One folder more. */
+export function folders(text: string, earlier: readonly string[] = []): readonly string[] {
+  if (text === '') throw new InvalidArgumentError('Expected a folder.')
+  return [...earlier, text]
+}
+
 /** ID=VALUE, several separated by commas; the flag may also be repeated. A later value of an id wins. */
 export function logitBias(
   text: string,

@@ -2,13 +2,17 @@
 // flag does is decided elsewhere; here its text is checked, and a flag that has no effect yet is told
 // apart. Surprising: sampling is greedy unless --temp says otherwise, so that a command gives the
 // same answer twice.
-import { type Command, Option } from 'commander'
+import { Command, InvalidArgumentError, Option } from 'commander'
 import type { EngineWishes } from '../engine/engine.js'
 import {
+  ahead,
   type Budget,
   budget,
   filled,
+  folders,
   logitBias,
+  type Paced,
+  paced,
   real,
   ropeScaling,
   seed,
@@ -28,7 +32,12 @@ export interface SharedFlags {
   readonly ctxSize?: number
   readonly kvType: 'bf16' | 'f32'
   readonly ropeScaling?: { readonly factor: number }
+  readonly math: 'f32' | 'bf16'
+  readonly mirror?: readonly string[]
+  readonly paced?: Paced
   readonly trace?: string
+  /** Distances to look ahead; true: none. */
+  readonly traceScores?: readonly number[] | true
   readonly json?: boolean
   readonly quiet?: boolean
 }
@@ -59,6 +68,12 @@ export interface RunFlags extends SharedFlags, DrawFlags, TalkFlags {
   readonly raw?: boolean
 }
 
+export interface BenchFlags extends SharedFlags {
+  readonly predict: number
+  readonly compare?: Partial<SharedFlags>
+  readonly pairs: number
+}
+
 export interface ChatFlags extends SharedFlags, DrawFlags, TalkFlags {}
 
 export interface ScoreFlags extends SharedFlags {
@@ -66,6 +81,28 @@ export interface ScoreFlags extends SharedFlags {
   readonly output: string
   readonly topLogprobs: number
   readonly routing?: boolean
+}
+
+export interface VerifyFlags extends SharedFlags {
+  readonly record?: boolean
+}
+
+/** Flags of the commands that write a model. */
+export interface NewModelFlags {
+  readonly shardSize: number
+  readonly quiet?: boolean
+}
+
+export interface WidenFlags extends NewModelFlags {
+  readonly hidden: number
+  readonly expert: number
+}
+
+export interface SynthFlags extends NewModelFlags {
+  readonly sparse?: boolean
+  readonly layers?: number
+  readonly seed: number
+  readonly dtype?: 'fp8' | 'bf16'
 }
 
 export function addSharedFlags(command: Command): Command {
@@ -83,10 +120,16 @@ export function addSharedFlags(command: Command): Command {
       .choices(['auto', 'mapped', 'direct'])
       .default('auto'),
     option('--policy <name>', 'which experts stay in memory', filled('the name of a policy')),
+    option('--math <kind>', 'products; bf16 is faster and not exact')
+      .choices(['f32', 'bf16'])
+      .default('f32'),
+    option('--mirror <folder>', 'holds copies of the files; may be repeated', folders),
+    option('--paced <rate,latency>', 'a drive made of RAM, as 2GB/s,200us; for measuring', paced),
     option('--prefetch <when>', 'read experts ahead')
       .choices(['auto', 'on', 'off'])
       .default('auto'),
     option('--trace <file>', 'record the routing', filled('the name of a file')),
+    option('--trace-scores [ahead]', 'with --trace: probabilities too, and ahead as 1,2,4', ahead),
     option('--json', 'one JSON object as the last line of stdout'),
     option('-q, --quiet', 'nothing on stderr but errors'),
   ])
@@ -149,6 +192,103 @@ export function addScoreFlags(command: Command): Command {
   ])
 }
 
+export function addBenchFlags(command: Command): Command {
+  return addAll(command, 'Measuring:', [
+    option('-n, --predict <n>', 'tokens to decode in a pass, over all prompts', count()).default(
+      160,
+    ),
+    option(
+      '--compare <setting>',
+      'alternate with another setting, as expert-ram=50%,policy=lru',
+      settings,
+    ),
+    option(
+      '--pairs <n>',
+      'with --compare: how many times both are measured',
+      whole(1, 100),
+    ).default(5),
+  ])
+}
+
+/** NAME=VALUE, several separated by commas: the shared flags that another setting has. */
+function settings(text: string): Partial<SharedFlags> {
+  const words = text.split(',').flatMap((entry) => {
+    const [, name = '', value = ''] = /^([a-z-]+)=(.+)$/.exec(entry) ?? []
+    return [`--${name}`, value]
+  })
+  const parsed = addSharedFlags(new Command())
+    .exitOverride()
+    .configureOutput({ writeErr: () => {} })
+  try {
+    parsed.parse(words, { from: 'user' })
+  } catch (error) {
+    throw new InvalidArgumentError(error instanceof Error ? error.message : String(error))
+  }
+  const given = Object.entries(parsed.opts<SharedFlags>()).filter(
+    ([name]) => parsed.getOptionValueSource(name) === 'cli',
+  )
+  return Object.fromEntries(given)
+}
+
+/** What `verify` can and cannot show. */
+export const verifyProof =
+  "It records; what proves that a download is right is the hub's sha256. " +
+  'From then on verify finds what has changed on the drive.'
+
+export function addVerifyFlags(command: Command): Command {
+  command.addHelpText('after', `\n${verifyProof}`)
+  return addAll(command, 'Checksums:', [
+    option('--record', 'record them anew, whatever was recorded before'),
+  ])
+}
+
+export function addWidenFlags(command: Command): Command {
+  return addAll(command, 'Size:', [
+    option('--hidden <k>', 'hidden size times k, a power of two', powerOfTwo).makeOptionMandatory(),
+    option(
+      '--expert <m>',
+      'width of every MLP times m, a power of two',
+      powerOfTwo,
+    ).makeOptionMandatory(),
+    ...newModelOptions(),
+  ])
+}
+
+export function addSynthFlags(command: Command): Command {
+  return addAll(command, 'Size and weights:', [
+    option('--sparse', 'holes for the large matrices: the shape, and no disk'),
+    option('--layers <n>', 'only the first n layers', whole(1, 1024)),
+    option('--dtype <type>', 'how weights are stored (default: as the config says)').choices([
+      'fp8',
+      'bf16',
+    ]),
+    option('--seed <n>', 'of the weights', seed).default(0),
+    ...newModelOptions(),
+  ])
+}
+
+function newModelOptions(): Option[] {
+  return [
+    option('--shard-size <size>', 'most bytes of data in a file: 2GiB, 800MB', size).default(
+      2 * 2 ** 30,
+      '2GiB',
+    ),
+    option('-q, --quiet', 'nothing on stderr but errors'),
+  ]
+}
+
+function size(text: string): number {
+  const bytes = budget(text)
+  if ('bytes' in bytes) return bytes.bytes
+  throw new InvalidArgumentError('Expected a size such as 2GiB or 800MB.')
+}
+
+function powerOfTwo(text: string): number {
+  const value = /^\d{1,4}$/.test(text) ? Number(text) : 0
+  if (value >= 1 && value <= 1024 && Number.isInteger(Math.log2(value))) return value
+  throw new InvalidArgumentError('Expected a power of two from 1 to 1024.')
+}
+
 /** What the engine is asked for. `sampleable`: ids from there on are padding, never drawn. */
 export function wishesOf(flags: SharedFlags, sampleable?: number): EngineWishes {
   return {
@@ -157,7 +297,34 @@ export function wishesOf(flags: SharedFlags, sampleable?: number): EngineWishes 
     threads: flags.threads,
     ropeScaling: flags.ropeScaling,
     sampleable,
+    math: flags.math,
+    expertRam: flags.expertRam,
+    loadMode: flags.loadMode,
+    policy: flags.policy,
+    tracePath: flags.trace,
+    scores: scoresOf(flags),
+    reads: {
+      rung: rungOf(process.env.RING_IO),
+      mirrors: flags.mirror,
+      pace:
+        flags.paced === undefined ? undefined : { ...flags.paced, depth: 32, jitter: 0, seed: 1 },
+    },
   }
+}
+
+function scoresOf({ trace, traceScores }: SharedFlags): EngineWishes['scores'] {
+  if (trace === undefined || traceScores === undefined) return undefined
+  return { ahead: traceScores === true ? [] : traceScores }
+}
+
+const rungs = ['automatic', 'uring_registered', 'uring', 'threads', 'buffered'] as const
+
+/** RING_IO forces a way of reading, so that each can be tried on one machine. */
+function rungOf(text: string | undefined): (typeof rungs)[number] | undefined {
+  if (text === undefined || text === '') return undefined
+  const rung = rungs.find((name) => name === text)
+  if (rung === undefined) throw new Failure(`RING_IO=${text}: expected one of ${rungs.join(', ')}`)
+  return rung
 }
 
 /** Throws a Failure for what no build of this program can do yet. */
@@ -173,13 +340,19 @@ export function idleFlags(flags: SharedFlags & Partial<DrawFlags>): string[] {
   const idle = (flag: string, isIdle: boolean, reason = '') => {
     if (isIdle) lines.push(`${flag} has no effect${reason === '' ? ' yet' : ` ${reason}`}`)
   }
-  const mapped = 'yet: experts are mapped, and the system decides which stay in memory'
-  idle('--expert-ram', flags.expertRam !== undefined, mapped)
   idle('--expert-vram', flags.expertVram !== undefined, 'yet: there is no GPU backend')
-  idle('--load-mode direct', flags.loadMode === 'direct', 'yet: weights are mapped')
-  idle('--policy', flags.policy !== undefined, mapped)
+  const isUnbudgeted = flags.loadMode === 'mapped' && flags.expertRam === undefined
+  idle(
+    '--policy',
+    flags.policy !== undefined && isUnbudgeted,
+    'where all experts are mapped and no --expert-ram is given',
+  )
   idle('--prefetch on', flags.prefetch === 'on')
-  idle('--trace', flags.trace !== undefined)
+  idle(
+    '--trace-scores',
+    flags.traceScores !== undefined && flags.trace === undefined,
+    'without --trace',
+  )
   if (flags.temp === 0) {
     const greedy = 'at --temp 0, which always takes the likeliest token'
     idle('--top-k', flags.topK !== 0, greedy)

@@ -23,6 +23,8 @@ export class Log {
   opened(name: string, facts: EngineFacts, askedContext: number | undefined): void {
     const { config, plan, device } = facts
     this.line(`${name} on ${device}; context ${plan.contextTokens}, KV ${plan.kvType}`)
+    for (const line of memoryLines(facts)) this.line(line)
+    if (facts.note !== null) this.line(facts.note)
     if (config.yarn !== null && config.context > config.trainedContext) {
       this.line(
         `YaRN with factor ${config.yarn.factor} extends the context from ${config.trainedContext} to ${config.context}`,
@@ -44,6 +46,25 @@ export class Log {
         `answer ${completionTokens} tokens${decode === null ? '' : `, ${shortly(decode)} per second`}`,
     )
   }
+}
+
+/** What was set aside, where experts live in slots: one line of sizes. */
+function memoryLines({ experts, plan }: EngineFacts): string[] {
+  if (experts.loadMode === 'mapped') return []
+  const { slots, slotBytes, denseBytes, scaleBytes, scratchBytes } = experts
+  const share = ((100 * slots) / experts.experts).toPrecision(3)
+  return [
+    `memory: ${slots} of ${experts.experts} experts have a slot (${share} %), ${sizeText(slots * slotBytes)}; ` +
+      `dense weights ${sizeText(denseBytes)}, scales ${sizeText(scaleBytes)}, KV ${sizeText(plan.kvBytes)}, ` +
+      `scratch ${sizeText(scratchBytes)}`,
+  ]
+}
+
+/** Bytes with three digits, in powers of 1024. */
+function sizeText(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
+  const power = Math.min(units.length - 1, Math.floor(Math.log2(Math.max(1, bytes)) / 10))
+  return `${shortly(bytes / 2 ** (10 * power))} ${units[power]}`
 }
 
 /** Per second; null where there is nothing to divide. */

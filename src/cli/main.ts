@@ -5,15 +5,23 @@
 import { Command, CommanderError } from 'commander'
 import { Failure, failureOf, oneLine, Status, stackOf, systemReason, tell } from './failure.js'
 import {
+  addBenchFlags,
   addDrawFlags,
   addPromptFlags,
   addScoreFlags,
   addSharedFlags,
+  addSynthFlags,
   addTalkFlags,
+  addVerifyFlags,
+  addWidenFlags,
+  type BenchFlags,
   type ChatFlags,
   type RunFlags,
   type ScoreFlags,
   type SharedFlags,
+  type SynthFlags,
+  type VerifyFlags,
+  type WidenFlags,
 } from './flags.js'
 import { packageVersion } from './source.js'
 
@@ -78,7 +86,31 @@ function programOf(end: (status: number) => void): Command {
   inspect.action(async (model: string | undefined, flags: SharedFlags) => {
     end(await (await import('./inspect.js')).inspect(model, flags))
   })
-  for (const one of [run, chat, score, inspect]) addSharedFlags(one)
+  const bench = command('bench', 'how fast a model runs here, and what bounds it')
+  addBenchFlags(bench).action(async (model: string | undefined, flags: BenchFlags) => {
+    end(await (await import('./bench.js')).bench(model, flags))
+  })
+  const verify = command('verify', 'read all weights: record their checksums, or compare them')
+  addVerifyFlags(verify).action(async (model: string | undefined, flags: VerifyFlags) => {
+    end(await (await import('./verify.js')).verify(model, flags))
+  })
+  for (const one of [bench, run, chat, score, inspect, verify]) addSharedFlags(one)
+  const widen = program
+    .command('widen')
+    .description('a larger model with the routing of SRC, for measuring')
+    .argument('<SRC>', 'a folder, or ORG/NAME in the Hugging Face cache')
+    .argument('<OUT>', 'a new or an empty folder')
+  addWidenFlags(widen).action(async (model: string, out: string, flags: WidenFlags) => {
+    end(await (await import('./widen.js')).widen(model, out, flags))
+  })
+  const synth = program
+    .command('synth')
+    .description('a model of any config with random weights, for measuring')
+    .argument('<CONFIG>', 'a config.json, or a folder that has one')
+    .argument('<OUT>', 'a new or an empty folder')
+  addSynthFlags(synth).action(async (config: string, out: string, flags: SynthFlags) => {
+    end(await (await import('./synth.js')).synth(config, out, flags))
+  })
   return program
 }
 

@@ -1,67 +1,108 @@
-// The JSON object that `run --json` ends with. Its keys are a promise to scripts: they may grow, never
-// change. What the program does not measure is null, not a guess: everything is mapped today, so which
-// experts were in memory, what the drive did and where time was lost are unknown.
-import type { Answer } from './answer.js'
+// The JSON object that `run --json` and `bench --json` end with. Its keys are a promise to scripts:
+// they may grow, never change. What was not measured is null, not a guess: nobody decides which mapped
+// experts stay in memory, and only `bench` knows what the drive can do.
+import type { EngineFacts } from '../engine/protocol.js'
+import type { RequestStats, Usage } from '../engine/stats.js'
 import { rateOf } from './log.js'
 
 export interface RunFacts {
   readonly model: string
-  readonly answer: Answer
+  readonly engine: EngineFacts
+  readonly tokens: readonly number[]
+  readonly text: string
+  readonly reasoning: string
+  readonly finishReason: string
+  readonly stats: RequestStats
   readonly seed: number | null
-  /** Bytes of the largest routed expert; 0 where there is none. */
-  readonly expertBytes: number
+  readonly isExact: boolean
+  /** Of the drive, bytes per second; null where it was not measured. */
+  readonly ceiling: number | null
 }
 
-/** One line. Rates per second, times in seconds, sizes in bytes, shares from 0 to 1. */
-export function runReport({ model, answer, seed, expertBytes }: RunFacts): string {
-  const { stats, reason } = answer.ending
+/** Rates per second, times in seconds, sizes in bytes, shares from 0 to 1. */
+export function runReport(facts: RunFacts): Record<string, unknown> {
+  const { stats, engine } = facts
   const { promptTokens, completionTokens, firstTokenSeconds, decodeSeconds } = stats
   const hasDrawn = completionTokens > 0
-  return JSON.stringify({
-    model,
+  return {
+    model: facts.model,
     backend: 'cpu',
-    load_mode: 'mapped',
-    exact: true,
+    load_mode: engine.experts.loadMode,
+    exact: facts.isExact,
     reproducible: true,
-    finish_reason: reason,
-    seed,
+    finish_reason: facts.finishReason,
+    seed: facts.seed,
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,
-    tokens: answer.tokens,
-    text: answer.text,
-    reasoning: answer.reasoning,
+    tokens: facts.tokens,
+    text: facts.text,
+    reasoning: facts.reasoning,
     ttft_s: hasDrawn ? firstTokenSeconds : null,
     prefill_tok_s: hasDrawn ? rateOf(promptTokens, firstTokenSeconds) : null,
     decode_tok_s: rateOf(completionTokens - 1, decodeSeconds),
+    ...usageReport(facts),
+  }
+}
+
+function usageReport({ stats, engine, ceiling }: RunFacts): Record<string, unknown> {
+  const { experts: plan, expertBytes } = engine
+  const isDirect = plan.loadMode === 'direct'
+  const usage = isDirect ? stats.decode : null
+  return {
     experts: {
-      requests: stats.expertRequests,
-      hits: { gpu: 0, ram: null },
-      misses: null,
-      slots: { gpu: 0, ram: 0 },
+      requests: usage?.requests ?? stats.expertRequests,
+      hits: { gpu: 0, ram: usage?.hits ?? null },
+      misses: usage?.misses ?? null,
+      slots: { gpu: 0, ram: isDirect ? plan.slots : 0 },
       bytes_each: expertBytes,
     },
-    ...unmeasured,
-  })
+    io: ioReport(usage, plan.expertReadBytes, stats.decodeSeconds, ceiling),
+    stall_s: {
+      nvme: usage?.stallSeconds ?? null,
+      copy: usage === null ? null : 0,
+      compute: usage?.computeSeconds ?? null,
+      policy: usage?.policySeconds ?? null,
+    },
+    prefetch,
+  }
+}
+
+/**
+ * Over the decode part. `attainable`: t / (t + u), t the time that the needed bytes take at the
+ * ceiling, u the computing that no awaited read overlapped.
+ */
+function ioReport(
+  usage: Usage | null,
+  bytesEach: number,
+  wallSeconds: number,
+  ceiling: number | null,
+): Record<string, number | null> {
+  if (usage === null || wallSeconds <= 0) {
+    const none = { bytes_read: null, bytes_needed: null, ceiling_bytes_s: ceiling, busy: null }
+    return { ...none, share_of_bound: null, attainable: null, reader_cpu_s: null, checksum_s: null }
+  }
+  const bytesNeeded = usage.misses * bytesEach
+  const idealSeconds = ceiling === null ? null : bytesNeeded / ceiling
+  const exposedSeconds = usage.computeSeconds - usage.overlappedSeconds + usage.policySeconds
+  return {
+    bytes_read: usage.bytesRead,
+    bytes_needed: bytesNeeded,
+    ceiling_bytes_s: ceiling,
+    busy: usage.driveBusySeconds / wallSeconds,
+    share_of_bound: idealSeconds === null ? null : idealSeconds / wallSeconds,
+    attainable: idealSeconds === null ? null : idealSeconds / (idealSeconds + exposedSeconds),
+    reader_cpu_s: usage.readerCpuSeconds,
+    checksum_s: usage.checksumSeconds,
+  }
 }
 
 const recall = { '1x': null, '2x': null, '4x': null }
 
-const unmeasured = {
-  io: {
-    bytes_read: null,
-    bytes_needed: null,
-    ceiling_bytes_s: null,
-    busy: null,
-    share_of_bound: null,
-    attainable: null,
-  },
-  stall_s: { nvme: null, copy: null, compute: null, policy: null },
-  prefetch: {
-    issued: null,
-    used: null,
-    cancelled: null,
-    wasted_bytes: null,
-    recall: { d1: recall, d2: recall, d4: recall },
-    verdict: null,
-  },
+const prefetch = {
+  issued: null,
+  used: null,
+  cancelled: null,
+  wasted_bytes: null,
+  recall: { d1: recall, d2: recall, d4: recall },
+  verdict: null,
 }

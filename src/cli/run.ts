@@ -2,6 +2,7 @@
 // end instead. The order of its parts is that of a person's likely mistakes: flags, model, prompt,
 // tokenizer, and only then the weights.
 import { Engine } from '../engine/engine.js'
+import type { EngineFacts } from '../engine/protocol.js'
 import type { TextPiece } from '../model/thinking.js'
 import { type Answer, readAnswer } from './answer.js'
 import { Conversation, openText, rawPrompt } from './conversation.js'
@@ -42,7 +43,7 @@ export async function run(model: string | undefined, flags: RunFlags): Promise<n
         () => readAnswer(generation, tokenizer, prompt, request.stopIds, show),
       )
       .finally(() => screen?.end())
-    finish(answer, source, seed, engine.facts.expertBytes, flags, log)
+    finish(answer, source, seed, engine.facts, flags, log)
     return interrupts.received === null ? Status.done : statusOfSignal(interrupts.received)
   } finally {
     await engine.close()
@@ -53,13 +54,21 @@ function finish(
   answer: Answer,
   source: ModelSource,
   seed: number | null,
-  expertBytes: number,
+  engine: EngineFacts,
   flags: RunFlags,
   log: Log,
 ): void {
   if (answer.ending.reason === 'failed') throw new Failure(answer.ending.message)
   if (flags.json) {
-    process.stdout.write(`${runReport({ model: source.name, answer, seed, expertBytes })}\n`)
+    const { tokens, text, reasoning, ending } = answer
+    const report = runReport({
+      model: source.name,
+      engine,
+      ...{ tokens, text, reasoning, seed, stats: ending.stats, finishReason: ending.reason },
+      isExact: flags.math === 'f32',
+      ceiling: null,
+    })
+    process.stdout.write(`${JSON.stringify(report)}\n`)
   }
   log.rates(answer.ending.stats)
 }

@@ -4,13 +4,14 @@
 import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads'
 import { Control } from '../../native/index.js'
 import { ModelError } from '../model/error.js'
-import type { LayoutWishes } from './layout.js'
 import type { Emission, Ending } from './loop.js'
+import type { OpenWishes } from './open.js'
 import type { EngineFacts, FromWorker, ToWorker, WorkerData } from './protocol.js'
 import type { Request } from './sequence.js'
 
-export interface EngineWishes extends LayoutWishes {
-  readonly ropeScaling?: { readonly factor: number } | undefined
+export interface EngineWishes extends Omit<OpenWishes, 'control'> {
+  /** Record routing into this file. */
+  readonly tracePath?: string | undefined
 }
 
 /** A request in work: iterate it for its tokens, then read `ending`. */
@@ -102,6 +103,7 @@ export class Engine {
     const data: WorkerData = {
       folder,
       wishes,
+      tracePath: wishes.tracePath,
       control: this.#control,
       wake: this.#wakeWord,
       port: port2,
@@ -255,6 +257,7 @@ function endingOfUnstarted(request: Request): Ending {
       firstTokenSeconds: 0,
       decodeSeconds: 0,
       expertRequests: 0,
+      decode: null,
     },
   }
 }

@@ -1,7 +1,14 @@
-// How memory is divided before the first token: context, KV blocks, step size, threads. Pure: a
-// checkpoint, the machine's free memory and the person's wishes in, numbers out, or an error with the
+// How memory is divided before the first token: context, KV blocks, step size, threads (budget.ts has
+// the experts' part), and what a device is opened with. Pure: a checkpoint, the machine's free memory and the person's wishes in, numbers out, or an error with the
 // setting that would fit. Nothing is allocated here.
-import { Dtype, type Layout } from '../../native/index.js'
+import {
+  Dtype,
+  type Layout,
+  MathKind,
+  type Pace,
+  type ReadFault,
+  Rung,
+} from '../../native/index.js'
 import type { Checkpoint } from '../model/checkpoint.js'
 import type { ModelConfig } from '../model/config.js'
 import { ModelError } from '../model/error.js'
@@ -10,6 +17,21 @@ import { blocksFor, kvBlockTokens } from './kv.js'
 import type { TensorTables } from './tables.js'
 
 export type KvType = 'bf16' | 'f32'
+export type MathName = keyof typeof MathKind
+export type RungName = keyof typeof Rung
+
+/** How reads of experts reach the drive; absent: chosen by what works here. */
+export interface ReadWishes {
+  readonly rung?: RungName | undefined
+  readonly depth?: number | undefined
+  readonly chunkBytes?: number | undefined
+  /** A drive made of RAM under the reader. */
+  readonly pace?: Pace | undefined
+  /** For tests. */
+  readonly faults?: readonly ReadFault[] | undefined
+  /** Folders that hold copies of the checkpoint's files, or of some. */
+  readonly mirrors?: readonly string[] | undefined
+}
 
 /** What a person may ask for; absent: decided here. */
 export interface LayoutWishes {
@@ -23,6 +45,10 @@ export interface LayoutWishes {
   /** Ids from here on are never sampled; absent: the whole vocabulary may be. */
   readonly sampleable?: number | undefined
   readonly lockstep?: boolean | undefined
+  readonly math?: MathName | undefined
+  readonly reads?: ReadWishes | undefined
+  /** Keep router probabilities of every token, and look-ahead ones at these distances. */
+  readonly scores?: { readonly ahead: readonly number[] } | undefined
 }
 
 /** What was decided, in the units people know. */
@@ -39,7 +65,7 @@ export interface MemoryPlan {
 /** A prompt is read this many tokens at a time; bounds the memory of activations. */
 const defaultStepTokens = 512
 /** Share of the free memory that an automatic context may take for KV. */
-const automaticKvShare = 0.5
+export const automaticKvShare = 0.5
 
 /** Bytes of keys and values that one token keeps, over all layers. */
 export function kvBytesPerToken(config: ModelConfig, kvType: KvType): number {
@@ -52,6 +78,7 @@ export function planMemory(
   config: ModelConfig,
   wishes: LayoutWishes,
   freeBytes: number,
+  kvShare = automaticKvShare,
 ): MemoryPlan {
   const kvType = wishes.kvType ?? 'bf16'
   const sequences = wishes.sequences ?? 1
@@ -68,7 +95,7 @@ export function planMemory(
       `--ctx-size ${asked}: its KV needs ${asked * tokenBytes} bytes and ${Math.floor(freeBytes)} are free; --ctx-size ${fitting(1)} would fit`,
     )
   }
-  const contextTokens = asked ?? Math.min(config.context, fitting(automaticKvShare))
+  const contextTokens = asked ?? Math.min(config.context, fitting(kvShare))
   if (contextTokens < 1) {
     throw new ModelError(`not enough memory for the KV of one token (${tokenBytes} bytes)`)
   }
@@ -84,18 +111,26 @@ export function planMemory(
   }
 }
 
-/** The device's layout for a checkpoint under a memory plan. */
-export function layoutOf(
-  checkpoint: Checkpoint,
-  tables: TensorTables,
-  plan: MemoryPlan,
-  wishes: LayoutWishes,
-  control: Int32Array,
-): Layout {
+/** All that a device's layout is made of. */
+export interface LayoutParts {
+  readonly checkpoint: Checkpoint
+  /** The checkpoint's files, each with its copies. */
+  readonly files: Layout['files']
+  readonly tables: TensorTables
+  readonly plan: MemoryPlan
+  readonly wishes: LayoutWishes
+  /** See Layout.slots. */
+  readonly slots: number
+  readonly control: Int32Array
+  readonly counters: Float64Array
+}
+
+export function layoutOf(parts: LayoutParts): Layout {
+  const { checkpoint, files, tables, plan, wishes, slots, control, counters } = parts
   const { config } = checkpoint
   const rope = ropeFrequencies(config)
   return {
-    files: checkpoint.files,
+    files,
     shape: {
       layers: config.layers,
       hidden: config.hidden,
@@ -122,11 +157,29 @@ export function layoutOf(
       kvBlockTokens,
       kvDtype: plan.kvType === 'f32' ? Dtype.f32 : Dtype.bf16,
       threads: plan.threads,
+      math: MathKind[wishes.math ?? 'f32'],
     },
+    slots,
+    io: readerOf(wishes.reads ?? {}),
+    checksums: tables.checksums,
+    keepsScores: wishes.scores !== undefined,
+    ahead: Int32Array.from(wishes.scores?.ahead ?? []),
     ropeInverse: rope.inverse,
     tensors: tables.tensors,
     expertTensors: tables.expertTensors,
     lockstep: wishes.lockstep ?? false,
     control,
+    counters,
+  }
+}
+
+/** The reader's part of a layout. */
+export function readerOf({ rung, depth, chunkBytes, pace, faults }: ReadWishes): Layout['io'] {
+  return {
+    rung: pace === undefined ? Rung[rung ?? 'automatic'] : Rung.paced,
+    depth: depth ?? 0,
+    chunkBytes: chunkBytes ?? 0,
+    faults: faults ?? [],
+    ...(pace === undefined ? {} : { pace }),
   }
 }

@@ -1,15 +1,23 @@
 // The engine's turn: choose who shares the next step, run it, hand every sequence its results. It is
 // driven by the engine's thread, and by tests without one; whoever drives it hears of tokens and
 // endings through a listener. A sequence is over when the listener has been told.
-import { Control, Reason } from '../../native/index.js'
+import { Code, Control, Reason } from '../../native/index.js'
 import { rowsOf, type Share, StepBatch } from './batch.js'
 import { KvBlocks } from './kv.js'
 import type { OpenModel } from './open.js'
 import { StepOutcome } from './outcome.js'
+import type { TraceRecorder } from './recorder.js'
 import { Schedule } from './schedule.js'
 import { type Scored, ScoreSheet } from './score.js'
 import { type FinishReason, type Request, Sequence } from './sequence.js'
-import { countExpertRequests, newRequestStats, type RequestStats } from './stats.js'
+import {
+  countExpertRequests,
+  newRequestStats,
+  type RequestStats,
+  readUsage,
+  type Usage,
+  usageBetween,
+} from './stats.js'
 import { step } from './step.js'
 
 /** A drawn token. */
@@ -41,6 +49,8 @@ interface Account {
   readonly sheet: ScoreSheet | null
   readonly arrivedMs: number
   firstTokenMs: number
+  /** What the engine had used when the first token was drawn. */
+  usage: Usage | null
 }
 
 export class Loop {
@@ -51,16 +61,20 @@ export class Loop {
   readonly #seen: Uint8Array
   readonly #moeLayers: number
   readonly #topK: number
+  readonly #scoresPerToken: number
 
   constructor(
     private readonly model: OpenModel,
     private readonly listener: Listener,
+    private readonly recorder: TraceRecorder | null = null,
   ) {
     const { config } = model.checkpoint
     const { plan } = model
     this.#schedule = new Schedule(new KvBlocks(plan.kvBlocks), plan.sequences, plan.stepTokens)
     this.#moeLayers = config.layers - config.firstMoeLayer
     this.#topK = config.topK
+    const kinds = model.ahead === null ? 0 : 1 + model.ahead.length
+    this.#scoresPerToken = this.#moeLayers * kinds * config.experts
     this.#seen = new Uint8Array(config.experts)
   }
 
@@ -82,6 +96,7 @@ export class Loop {
       sheet: wantsSheet ? new ScoreSheet(sequence, this.#moeLayers, this.#topK) : null,
       arrivedMs: performance.now(),
       firstTokenMs: 0,
+      usage: null,
     })
     this.#schedule.add(sequence)
   }
@@ -92,7 +107,7 @@ export class Loop {
     const shares = this.#schedule.next()
     if (shares.length === 0) return Reason.done
     this.#batch.fill(shares)
-    this.#outcome.prepare(shares, this.#moeLayers * this.#topK)
+    this.#outcome.prepare(shares, this.#moeLayers * this.#topK, this.#scoresPerToken)
     const reason = step(this.model.stage, this.#batch, this.#outcome)
     if (reason === Reason.done) this.#handOut(shares)
     else if (reason !== Reason.cancelled) this.#fail(shares, this.#outcome.message)
@@ -112,9 +127,16 @@ export class Loop {
     const requests = countExpertRequests(experts, this.#moeLayers, perLayer, this.#seen)
     let row = 0
     let token = 0
-    for (const share of shares) {
+    for (const [part, share] of shares.entries()) {
       const { sequence } = share
+      if (this.#outcome.faults[part] !== Code.ok) {
+        this.#end(sequence, 'failed', this.#outcome.message)
+        row += rowsOf(share)
+        token += share.tokens
+        continue
+      }
       this.#accountOf(sequence).sheet?.record(share, this.#outcome, row, token, tokens)
+      this.recorder?.record(sequence, this.#outcome, token, share.tokens, tokens)
       row += rowsOf(share)
       token += share.tokens
       sequence.computed += share.tokens
@@ -134,6 +156,7 @@ export class Loop {
     const { stats } = account
     if (sequence.drawn === 0) {
       account.firstTokenMs = now
+      account.usage = readUsage(this.model.counters)
       stats.firstTokenSeconds = (now - account.arrivedMs) / 1000
     } else {
       stats.decodeSeconds = (now - account.firstTokenMs) / 1000
@@ -159,8 +182,11 @@ export class Loop {
   }
 
   #end(sequence: Sequence, reason: FinishReason, message: string): void {
-    const { stats, sheet } = this.#accountOf(sequence)
+    const { stats, sheet, usage } = this.#accountOf(sequence)
+    if (usage !== null && stats.completionTokens > 1)
+      stats.decode = usageBetween(usage, readUsage(this.model.counters))
     this.#schedule.remove(sequence)
+    this.recorder?.end(sequence)
     this.#accounts.delete(sequence)
     const scored = sheet?.finish()
     this.listener.onEnding(sequence.slot, { reason, message, stats, scored })

@@ -10,10 +10,15 @@ export class StepOutcome implements Outcome {
   topLogprobs = new Float32Array(0)
   experts = new Uint16Array(0)
   weights = new Float32Array(0)
+  faults = new Int32Array(0)
+  scores = new Float32Array(0)
   message = ''
 
-  /** Makes room for the results of these shares. `routingPerToken`: MoE layers x top-k. */
-  prepare(shares: readonly Share[], routingPerToken: number): void {
+  /**
+   * Makes room for the results of these shares. `routingPerToken`: MoE layers x top-k;
+   * `scoresPerToken`: MoE layers x (1 + distances) x experts when scores are kept, else 0.
+   */
+  prepare(shares: readonly Share[], routingPerToken: number, scoresPerToken: number): void {
     let rows = 0
     let tokens = 0
     this.topCount = 0
@@ -23,6 +28,8 @@ export class StepOutcome implements Outcome {
       this.topCount = Math.max(this.topCount, share.sequence.request.topLogprobs)
     }
     this.message = ''
+    if (this.faults.length < shares.length) this.faults = new Int32Array(shares.length)
+    this.faults.fill(0)
     if (this.next.length < rows) {
       this.next = new Int32Array(rows)
       this.logprobs = new Float32Array(rows)
@@ -31,6 +38,8 @@ export class StepOutcome implements Outcome {
       this.topIds = new Int32Array(rows * this.topCount)
       this.topLogprobs = new Float32Array(rows * this.topCount)
     }
+    if (this.scores.length < tokens * scoresPerToken)
+      this.scores = new Float32Array(tokens * scoresPerToken)
     if (this.experts.length < tokens * routingPerToken) {
       this.experts = new Uint16Array(tokens * routingPerToken)
       this.weights = new Float32Array(tokens * routingPerToken)

@@ -1,17 +1,24 @@
 // What the engine's two threads say to each other.
 import type { MessagePort } from 'node:worker_threads'
 import type { ModelConfig } from '../model/config.js'
+import type { ExpertPlan } from './budget.js'
 import type { MemoryPlan } from './layout.js'
 import type { Emission, Ending } from './loop.js'
 import type { OpenWishes } from './open.js'
 import type { Request } from './sequence.js'
+import type { EngineCounters } from './stats.js'
 
 /** What the engine is, once it is open. */
 export interface EngineFacts {
   readonly config: ModelConfig
   readonly plan: MemoryPlan
+  readonly experts: ExpertPlan
+  /** Over shared memory: read them at any time. */
+  readonly counters: EngineCounters
   /** Of the largest routed expert as it is stored, scales included; 0 where there is none. */
   readonly expertBytes: number
+  /** What else a person should know of how it was opened; null: nothing. */
+  readonly note: string | null
   /** Backend, instruction set and threads, for people. */
   readonly device: string
 }
@@ -19,6 +26,8 @@ export interface EngineFacts {
 export interface WorkerData {
   readonly folder: string
   readonly wishes: Omit<OpenWishes, 'control'>
+  /** Where routing is recorded. */
+  readonly tracePath?: string | undefined
   readonly control: Int32Array
   /** One shared word, changed and notified with every message. */
   readonly wake: Int32Array

@@ -3,10 +3,8 @@
 // are tried against it without weights. The sequence in slot n replays the trace's sequence n.
 import {
   type Batch,
-  type Code,
   Control,
   type Device,
-  type DeviceError,
   type Layout,
   Limit,
   OrderField,
@@ -15,13 +13,11 @@ import {
   Reason,
   Rows,
   StopField,
+  UseField,
 } from '../../native/index.js'
-import { expertOf, nowhere, placeOf, Tier } from '../cache/place.js'
+import { type Expert, expertOf, nowhere, placeOf, Tier } from '../cache/place.js'
+import { type Arrivals, atOnce, ReplaySlots, refusal } from './replayslots.js'
 import type { Trace, TracedSequence } from './trace.js'
-
-function refusal(code: keyof typeof Code, message: string): DeviceError {
-  return Object.assign(new Error(message), { code, tensor: -1 })
-}
 
 /** One part of an open step. */
 interface ReplayedPart {
@@ -48,10 +44,18 @@ interface ReplayedStep {
 export class ReplayDevice implements Device {
   #state: 'unopened' | 'open' | 'closed' = 'unopened'
   #layout: Layout | null = null
+  /** null: every expert is mapped. */
+  #slots: ReplaySlots | null = null
+  /** What layers routed to, records [UseField.count] that nobody has taken yet. */
+  #uses: number[] = []
   readonly #steps = new Map<number, ReplayedStep>()
   #nextStep = 1
 
-  constructor(private readonly trace: Trace) {}
+  /** `arrivals` matter when the layout gives it slots. */
+  constructor(
+    private readonly trace: Trace,
+    private readonly arrivals: Arrivals = atOnce,
+  ) {}
 
   open(layout: Layout): void {
     if (this.#state === 'closed') throw refusal('closed', 'the device is closed')
@@ -65,6 +69,8 @@ export class ReplayDevice implements Device {
       throw refusal('bad_argument', 'the shape of the model is not that of the trace')
     }
     this.#layout = layout
+    const experts = this.trace.layers.length * this.trace.experts
+    if (layout.slots > 0) this.#slots = new ReplaySlots(layout.slots, experts, this.arrivals)
     this.#state = 'open'
   }
 
@@ -105,7 +111,7 @@ export class ReplayDevice implements Device {
     while (step.moeLayer < this.trace.layers.length) {
       if (this.#isCancelled(step)) return this.#end(step, Reason.cancelled)
       if (!step.hasRouted) this.#route(step)
-      if (!lockstep) step.wanted = []
+      if (!lockstep && this.#isResident(step)) step.wanted = []
       if (step.wanted.length > 0) {
         stop[StopField.layer] = shape.firstMoeLayer + step.moeLayer
         stop[StopField.wanted] = step.wanted.length
@@ -119,7 +125,7 @@ export class ReplayDevice implements Device {
   }
 
   mix(id: number, places: Int32Array): void {
-    const { shape } = this.#open()
+    this.#open()
     const step = this.#step(id)
     if (step.ended !== null || step.wanted.length === 0) {
       throw refusal('bad_step', `step ${id} is not waiting for experts`)
@@ -127,24 +133,13 @@ export class ReplayDevice implements Device {
     if (places.length !== step.wanted.length) {
       throw refusal('bad_argument', `the layer wants ${step.wanted.length} experts`)
     }
-    const left: number[] = []
-    for (const [at, expert] of step.wanted.entries()) {
-      const place = places[at]
-      if (place === nowhere) {
-        left.push(expert)
-        continue
-      }
-      if (place !== placeOf(Tier.map, expertOf(step.moeLayer, expert, shape.experts))) {
-        throw refusal('bad_argument', `place ${place} does not hold expert ${expert}`)
-      }
-      if (left.length > 0 && step.tokens > Limit.unordered_tokens) {
-        throw refusal(
-          'bad_argument',
-          'a large step takes its experts in rising index, without gaps',
-        )
-      }
+    const placed = step.wanted.filter((_, at) => places[at] !== nowhere)
+    this.#checkPlaces(step, places, placed.length)
+    for (const index of placed) {
+      const isThere = this.#slots?.await(this.#expertOf(step, index)) ?? true
+      if (!isThere) this.#end(step, Reason.failed)
     }
-    step.wanted = left
+    step.wanted = step.wanted.filter((_, at) => places[at] === nowhere)
   }
 
   stage(orders: Int32Array): void {
@@ -152,12 +147,21 @@ export class ReplayDevice implements Device {
     if (orders.length % OrderField.count !== 0) {
       throw refusal('bad_argument', `orders come in records of ${OrderField.count} values`)
     }
-    if (orders.length > 0) throw refusal('bad_order', 'this device has no slots')
+    if (this.#slots !== null) this.#slots.stage(orders)
+    else this.#takeAdvice(orders)
   }
 
-  poll(_events: Int32Array): number {
+  routed(uses: Int32Array): number {
     this.#open()
-    return 0
+    const room = Math.floor(uses.length / UseField.count) * UseField.count
+    const taken = this.#uses.splice(0, room)
+    uses.set(taken)
+    return taken.length / UseField.count
+  }
+
+  poll(events: Int32Array, waitMs: number): number {
+    this.#open()
+    return this.#slots?.poll(events, waitMs > 0) ?? 0
   }
 
   sample(id: number, outcome: Outcome): Reason {
@@ -229,6 +233,58 @@ export class ReplayDevice implements Device {
     const wanted = new Set(step.experts.subarray(first, first + step.tokens * topK))
     step.wanted = [...wanted].sort((a, b) => a - b)
     step.hasRouted = true
+    if (this.#slots !== null) this.#noteUses(step)
+  }
+
+  #noteUses(step: ReplayedStep): void {
+    const { topK } = this.trace
+    const first = step.moeLayer * step.tokens * topK
+    const tokens = new Map<number, number>()
+    for (const index of step.experts.subarray(first, first + step.tokens * topK)) {
+      tokens.set(index, (tokens.get(index) ?? 0) + 1)
+    }
+    for (const index of step.wanted) {
+      this.#uses.push(this.#expertOf(step, index), tokens.get(index) ?? 0)
+    }
+  }
+
+  #isResident(step: ReplayedStep): boolean {
+    const slots = this.#slots
+    if (slots === null) return true
+    return step.wanted.every((index) => slots.isReady(this.#expertOf(step, index)))
+  }
+
+  #expertOf(step: ReplayedStep, index: number): Expert {
+    return expertOf(step.moeLayer, index, this.trace.experts)
+  }
+
+  #checkPlaces(step: ReplayedStep, places: Int32Array, placed: number): void {
+    for (const [at, index] of step.wanted.entries()) {
+      const place = places[at] ?? nowhere
+      if (place === nowhere) continue
+      const expert = this.#expertOf(step, index)
+      const isGood = this.#slots?.isPlaceOf(place, expert) ?? place === placeOf(Tier.map, expert)
+      if (!isGood) throw refusal('bad_argument', `place ${place} does not hold expert ${index}`)
+      if (at >= placed && step.tokens > Limit.unordered_tokens) {
+        throw refusal(
+          'bad_argument',
+          'a large step takes its experts in rising index, without gaps',
+        )
+      }
+    }
+  }
+
+  /** In the map an order is advice, and here there is nothing to advise. */
+  #takeAdvice(orders: Int32Array): void {
+    const experts = this.trace.layers.length * this.trace.experts
+    for (let at = 0; at < orders.length; at += OrderField.count) {
+      const [expert = -1, from = -1, to = -1] = orders.subarray(at)
+      const isComing = from === nowhere && to === expert
+      const isGoing = to === nowhere && from === expert
+      if (expert < 0 || expert >= experts || !(isComing || isGoing)) {
+        throw refusal('bad_order', `order ${at / OrderField.count} names no expert of the maps`)
+      }
+    }
   }
 
   #end(step: ReplayedStep, reason: Reason): Reason {

@@ -1,5 +1,78 @@
-// The counters of the engine, kept by the engine's thread: one record, cheap to update at every step,
-// read by everything that shows or prints figures. Times are wall-clock seconds.
+// The figures of the engine: one set of counters in shared memory, written by the engine's thread and
+// by the device, read by everything that shows or prints figures; and what a request cost, taken as
+// the difference of two readings. Times are seconds.
+import { Counter } from '../../native/index.js'
+import type { LayerCounts } from '../cache/counts.js'
+
+/** Everything that is counted while an engine is open. */
+export interface EngineCounters {
+  /** [Counter.count] */
+  readonly device: Float64Array
+  readonly layers: LayerCounts
+}
+
+export function newCounters(moeLayers: number): EngineCounters {
+  const doubles = (count: number) =>
+    new Float64Array(new SharedArrayBuffer(count * Float64Array.BYTES_PER_ELEMENT))
+  return {
+    device: doubles(Counter.count),
+    layers: {
+      requests: doubles(moeLayers),
+      hits: doubles(moeLayers),
+      misses: doubles(moeLayers),
+      evictions: doubles(moeLayers),
+    },
+  }
+}
+
+/** What happened between two moments. */
+export interface Usage {
+  requests: number
+  hits: number
+  misses: number
+  /** Delivered by the drive. */
+  bytesRead: number
+  /** With a read outstanding. */
+  driveBusySeconds: number
+  /** Computing, all threads as one. */
+  computeSeconds: number
+  /** Of computeSeconds, while reads that the step waited for were under way. */
+  overlappedSeconds: number
+  /** Waiting for reads with nothing to compute. */
+  stallSeconds: number
+  policySeconds: number
+  readerCpuSeconds: number
+  checksumSeconds: number
+}
+
+export function readUsage({ device, layers }: EngineCounters): Usage {
+  const of = (counter: number) => device[counter] ?? 0
+  return {
+    requests: sum(layers.requests),
+    hits: sum(layers.hits),
+    misses: sum(layers.misses),
+    bytesRead: of(Counter.bytes_landed),
+    driveBusySeconds: of(Counter.drive_busy_s),
+    computeSeconds:
+      of(Counter.attend_s) +
+      of(Counter.route_s) +
+      of(Counter.mix_s) +
+      of(Counter.settle_s) +
+      of(Counter.sample_s),
+    overlappedSeconds: of(Counter.overlapped_s),
+    stallSeconds: of(Counter.stall_nvme_s),
+    policySeconds: of(Counter.policy_s),
+    readerCpuSeconds: of(Counter.reader_cpu_s),
+    checksumSeconds: of(Counter.checksum_s),
+  }
+}
+
+export function usageBetween(before: Usage, after: Usage): Usage {
+  const difference = { ...after }
+  for (const name of Object.keys(difference) as (keyof Usage)[])
+    difference[name] = after[name] - before[name]
+  return difference
+}
 
 /** Of one request. */
 export interface RequestStats {
@@ -11,6 +84,8 @@ export interface RequestStats {
   decodeSeconds: number
   /** Distinct experts wanted per layer and step, over the steps in which this request drew. */
   expertRequests: number
+  /** Of the whole engine while this request decoded; null where nothing was decoded. */
+  decode: Usage | null
 }
 
 export function newRequestStats(promptTokens: number): RequestStats {
@@ -20,6 +95,7 @@ export function newRequestStats(promptTokens: number): RequestStats {
     firstTokenSeconds: 0,
     decodeSeconds: 0,
     expertRequests: 0,
+    decode: null,
   }
 }
 
@@ -43,4 +119,10 @@ export function countExpertRequests(
     for (const expert of wanted) seen[expert] = 0
   }
   return distinct
+}
+
+function sum(values: Float64Array): number {
+  let total = 0
+  for (const value of values) total += value
+  return total
 }

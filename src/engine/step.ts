@@ -2,8 +2,19 @@
 // runs layers by itself as long as every routed expert is resident, and comes back only where a
 // decision is wanted. Nothing here waits for a promise: while a step runs, the engine's thread
 // belongs to it, and a cancel reaches the device through shared memory.
-import { type Batch, type Device, type Outcome, Reason, StopField } from '../../native/index.js'
+import {
+  type Batch,
+  Counter,
+  type Device,
+  EventField,
+  type Outcome,
+  PartField,
+  Reason,
+  StopField,
+  UseField,
+} from '../../native/index.js'
 import type { Cache } from '../cache/cache.js'
+import { nowhere } from '../cache/place.js'
 
 /** What a step needs besides its batch, created once. */
 export interface Stage {
@@ -12,7 +23,15 @@ export interface Stage {
   readonly firstMoeLayer: number
   /** [StopField.experts + experts], filled by the device at every stop. */
   readonly stop: Int32Array
+  /** Room for what the device tells: [n][EventField.count] and [n][UseField.count]. */
+  readonly events: Int32Array
+  readonly uses: Int32Array
+  /** [Counter.count], the device's own figures and the time of decisions. */
+  readonly counters: Float64Array
 }
+
+/** While no slot can be had, the device is asked again at least this often, so that a cancel counts. */
+const waitMs = 20
 
 /**
  * Runs a batch to its end and fills `outcome`. Returns Reason.done, or why there are no results:
@@ -20,23 +39,49 @@ export interface Stage {
  */
 export function step(stage: Stage, batch: Batch, outcome: Outcome): Reason {
   const { device, cache, stop } = stage
+  const tokens = tokensOf(batch)
   const id = device.begin(batch)
-  for (
-    let reason = device.advance(id, stop);
-    reason < Reason.done;
-    reason = device.advance(id, stop)
-  ) {
+  let reason = device.advance(id, stop)
+  for (; reason < Reason.done; reason = device.advance(id, stop)) {
     if (reason === Reason.missing) {
+      const begin = performance.now()
+      learn(stage, 0)
       const moeLayer = (stop[StopField.layer] ?? 0) - stage.firstMoeLayer
-      const plan = cache.place(moeLayer, wantedOf(stop))
+      const plan = cache.place(moeLayer, wantedOf(stop), tokens)
       device.stage(plan.orders)
-      device.mix(id, plan.places)
+      const decided = performance.now() - begin
+      stage.counters[Counter.policy_s] = (stage.counters[Counter.policy_s] ?? 0) + decided / 1000
+      // At the start no slot may have been touched yet.
+      if (plan.places.every((place) => place === nowhere)) learn(stage, waitMs)
+      else device.mix(id, plan.places)
     }
   }
+  if (reason !== Reason.lost) learn(stage, 0)
   return device.sample(id, outcome)
+}
+
+/** Tells the cache what has arrived, and what layers wanted, in this order. */
+function learn({ device, cache, events, uses }: Stage, patienceMs: number): void {
+  for (let wait = patienceMs; ; wait = 0) {
+    const count = device.poll(events, wait)
+    if (count > 0) cache.settle(events.subarray(0, count * EventField.count))
+    if (count * EventField.count < events.length) break
+  }
+  for (;;) {
+    const count = device.routed(uses)
+    if (count > 0) cache.used(uses.subarray(0, count * UseField.count))
+    if (count * UseField.count < uses.length) break
+  }
 }
 
 /** The experts that the stopped layer still wants, indices within the layer, rising. */
 function wantedOf(stop: Int32Array): Int32Array {
   return stop.subarray(StopField.experts, StopField.experts + (stop[StopField.wanted] ?? 0))
+}
+
+function tokensOf(batch: Batch): number {
+  let tokens = 0
+  for (let part = 0; part < batch.parts; part += 1)
+    tokens += batch.part[part * PartField.count + PartField.tokens] ?? 0
+  return tokens
 }

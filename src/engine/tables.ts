@@ -13,18 +13,30 @@ import type { Checkpoint, Layer, Matrix } from '../model/checkpoint.js'
 export interface TensorTables {
   readonly tensors: Float64Array
   readonly expertTensors: Float64Array
+  /** CRC32C of the blocks of the tensors that have any; see TensorField.checksums. */
+  readonly checksums: Uint32Array
   /** Name of a row, counted over both tables, the dense one first. */
   nameOf(row: number): string
 }
 
 const dtypes = { F8_E4M3: Dtype.f8_e4m3, BF16: Dtype.bf16, F32: Dtype.f32 } as const
 
-export function packTensors(checkpoint: Checkpoint): TensorTables {
+/** Checksums of a checkpoint's tensors, block after block, and where those of one begin. */
+export interface TensorChecksums {
+  readonly blocks: Uint32Array
+  /** Index of the first block of the tensor at this place, or -1. */
+  firstOf(file: number, offset: number): number
+}
+
+const noChecksums: TensorChecksums = { blocks: new Uint32Array(0), firstOf: () => -1 }
+
+export function packTensors(checkpoint: Checkpoint, checksums = noChecksums): TensorTables {
   const dense = denseRows(checkpoint)
   const experts = expertRows(checkpoint)
   return {
-    tensors: packRows(dense),
-    expertTensors: packRows(experts),
+    tensors: packRows(dense, checksums),
+    expertTensors: packRows(experts, checksums),
+    checksums: checksums.blocks,
     nameOf: (row) =>
       (row < dense.length ? dense[row] : experts[row - dense.length])?.name ?? `tensor ${row}`,
   }
@@ -75,22 +87,23 @@ function expertRows(checkpoint: Checkpoint): Matrix[] {
   return rows
 }
 
-function packRows(rows: readonly (Matrix | null)[]): Float64Array {
+function packRows(rows: readonly (Matrix | null)[], checksums: TensorChecksums): Float64Array {
   const table = new Float64Array(rows.length * TensorField.count)
   for (const [index, matrix] of rows.entries()) {
     const row = table.subarray(index * TensorField.count, (index + 1) * TensorField.count)
     if (matrix === null) row[TensorField.file] = -1
-    else packRow(row, matrix)
+    else packRow(row, matrix, checksums)
   }
   return table
 }
 
-function packRow(row: Float64Array, matrix: Matrix): void {
+function packRow(row: Float64Array, matrix: Matrix, checksums: TensorChecksums): void {
   row[TensorField.file] = matrix.file
   row[TensorField.offset] = matrix.offset
   row[TensorField.rows] = matrix.rows
   row[TensorField.columns] = matrix.columns
   row[TensorField.dtype] = dtypes[matrix.dtype]
+  row[TensorField.checksums] = checksums.firstOf(matrix.file, matrix.offset)
   const { scale } = matrix
   if (scale === null) return
   row[TensorField.scale_kind] = ScaleKind[scale.kind]

@@ -1,15 +1,17 @@
 // The engine's thread: opens the model, then takes requests, runs steps and reports, until it is
 // told to close. It is a plain loop: requests are drained between steps, and when there is no work
 // the thread sleeps on a word of shared memory that the other side changes with every message.
+import { basename } from 'node:path'
 import { receiveMessageOnPort, workerData } from 'node:worker_threads'
 import { Reason } from '../../native/index.js'
 import { ModelError } from '../model/error.js'
 import { inventory } from '../model/inventory.js'
-import { Loop } from './loop.js'
+import { type Listener, Loop } from './loop.js'
 import { type OpenModel, openModel } from './open.js'
 import type { EngineFacts, FromWorker, ToWorker, WorkerData } from './protocol.js'
+import { TraceRecorder } from './recorder.js'
 
-const { folder, wishes, control, wake, port } = workerData as WorkerData
+const { folder, wishes, tracePath, control, wake, port } = workerData as WorkerData
 
 function send(message: FromWorker): void {
   port.postMessage(message)
@@ -27,14 +29,30 @@ function open(): OpenModel | null {
 }
 
 function factsOf(model: OpenModel): EngineFacts {
-  const { checkpoint, plan, stage } = model
+  const { checkpoint, plan, experts, counters, stage } = model
   const { oneExpert } = inventory(checkpoint).bytes
   return {
     config: checkpoint.config,
     plan,
+    experts,
+    counters,
+    note: model.note,
     expertBytes: oneExpert,
     device: stage.device.describe(),
   }
+}
+
+function record({ checkpoint, ahead }: OpenModel): TraceRecorder | null {
+  if (tracePath === undefined) return null
+  const { config, folder: from } = checkpoint
+  const moeLayers = config.layers - config.firstMoeLayer
+  return new TraceRecorder(tracePath, {
+    model: basename(from),
+    layers: Array.from({ length: moeLayers }, (_, index) => config.firstMoeLayer + index),
+    experts: config.experts,
+    topK: config.topK,
+    ahead,
+  })
 }
 
 /** Takes every message that has arrived; returns whether the thread shall go on. */
@@ -48,11 +66,12 @@ function drain(loop: Loop): boolean {
   }
 }
 
-function serve(model: OpenModel): void {
-  const loop = new Loop(model, {
+function serve(model: OpenModel, recorder: TraceRecorder | null): void {
+  const listener: Listener = {
     onToken: (slot, emission) => send({ kind: 'token', slot, emission }),
     onEnding: (slot, ending) => send({ kind: 'ending', slot, ending }),
-  })
+  }
+  const loop = new Loop(model, listener, recorder)
   for (;;) {
     const seen = Atomics.load(wake, 0)
     if (!drain(loop)) {
@@ -73,9 +92,11 @@ function serve(model: OpenModel): void {
 
 const model = open()
 if (model !== null) {
+  const recorder = record(model)
   send({ kind: 'ready', facts: factsOf(model) })
   try {
-    serve(model)
+    serve(model, recorder)
+    recorder?.close()
   } finally {
     model.close()
   }

@@ -1,14 +1,14 @@
 // The router, through the backend's own table. The model is made so that logits are given exactly:
 // token t embeds to a vector that normalises to the t-th unit vector, attention adds zeros, and
 // column t of the router holds token t's logits. Choices are compared with a float64 reference.
-#include "backend.h"
-#include "harness.h"
-#include "reference.h"
-
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <vector>
+
+#include "backend.h"
+#include "harness.h"
+#include "reference.h"
 
 using namespace ring;
 using namespace ring::test;
@@ -114,7 +114,7 @@ Routed route(const Gates& gates, int first = 0, int count = kTokens) {
   Status status = backend->begin(self, 0, &input);
   if (!status.failed()) status = backend->attend(self, 0, 0);
   if (!status.failed()) {
-    status = backend->route(self, 0, 0, routed.experts.data(), routed.weights.data());
+    status = backend->route(self, 0, 0, routed.experts.data(), routed.weights.data(), nullptr);
   }
   backend->close(self);
   require_ok(status);

@@ -1,0 +1,324 @@
+// The device between routing and the sum of a layer: which experts a step wants, which of them lie
+// ready, and computing them as they land. Orders and events pass through here to the slots.
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "device.h"
+#include "timed.h"
+
+namespace ring {
+namespace {
+
+constexpr int32_t kSlotMask = (1 << limit::slot_bits) - 1;
+// Every wait looks at the cancel flags at least this often.
+constexpr int kWaitMs = 20;
+// Uses that nobody has asked for: a step of a large model leaves a few thousand.
+constexpr size_t kUsesMost = size_t{1} << 21;
+
+// Advice about the pages of a matrix in a map: all that it touches, or only those that are its own.
+void advise_pages(const Matrix& matrix, int advice) {
+  const uintptr_t page = 4096;
+  const int width = matrix.dtype == Dtype::f8_e4m3 ? 1 : matrix.dtype == Dtype::bf16 ? 2 : 4;
+  const auto begin = reinterpret_cast<uintptr_t>(matrix.data);
+  const uintptr_t end = begin + static_cast<uintptr_t>(matrix.rows) * matrix.columns * width;
+  const bool outward = advice == MADV_WILLNEED;
+  const uintptr_t from = outward ? begin / page * page : (begin + page - 1) / page * page;
+  const uintptr_t to = outward ? (end + page - 1) / page * page : end / page * page;
+  if (from < to) madvise(reinterpret_cast<void*>(from), to - from, advice);
+}
+
+}  // namespace
+
+int64_t Device::first_expert(const Step& step) const {
+  return static_cast<int64_t>(step.layer - model_.shape.first_moe_layer) * model_.shape.experts;
+}
+
+Status Device::route_layer(int32_t index, Step& step) {
+  const Shape& s = model_.shape;
+  const size_t moe_layer = static_cast<size_t>(step.layer - s.first_moe_layer);
+  const size_t at = moe_layer * step.tokens * s.top_k;
+  {
+    const Timed timed(&counters_[counter::route_s]);
+    const size_t of_layer = static_cast<size_t>(step.tokens) * (1 + ahead_.size()) * s.experts;
+    float* scores = keeps_scores_ ? &step.scores[moe_layer * of_layer] : nullptr;
+    // With distances to look ahead the scores of a token do not lie together yet: see keep_scores.
+    RING_TRY(
+        backend_->route(compute_, index, step.layer, &step.experts[at], &step.weights[at], scores));
+    if (scores != nullptr) keep_scores(index, step, scores);
+  }
+  list_wanted(step);
+  note_uses(step);
+  return {};
+}
+
+// From [token][experts] of this layer to [token][1 + ahead][experts]; zeros where no layer is.
+void Device::keep_scores(int32_t index, Step& step, float* one_layer) {
+  if (ahead_.empty()) return;
+  const size_t experts = static_cast<size_t>(model_.shape.experts);
+  const size_t kinds = 1 + ahead_.size(), tokens = static_cast<size_t>(step.tokens);
+  std::vector<float> own(one_layer, one_layer + tokens * experts), later(tokens * experts);
+  const auto put = [&](const std::vector<float>& scores, size_t kind) {
+    for (size_t token = 0; token < tokens; ++token)
+      std::copy_n(&scores[token * experts], experts, one_layer + (token * kinds + kind) * experts);
+  };
+  put(own, 0);
+  for (size_t kind = 1; kind < kinds; ++kind) {
+    const int32_t layer = step.layer + ahead_[kind - 1];
+    const bool exists = layer < model_.shape.layers;
+    if (!exists || backend_->look_ahead(compute_, index, layer, later.data()).failed())
+      std::fill(later.begin(), later.end(), 0.0f);
+    put(later, kind);
+  }
+}
+
+// Experts that parts which are still good want. Those that only failed parts want add nothing.
+void Device::list_wanted(Step& step) {
+  const Shape& s = model_.shape;
+  const uint16_t* experts =
+      &step.experts[static_cast<size_t>(step.layer - s.first_moe_layer) * step.tokens * s.top_k];
+  std::fill(step.tokens_of.begin(), step.tokens_of.end(), 0);
+  bool any_failed = false;
+  for (size_t index = 0; index < step.parts.size(); ++index) {
+    const Part& part = step.parts[index];
+    if (step.faults[index].failed()) {
+      any_failed = true;
+      continue;
+    }
+    const uint16_t* first = experts + static_cast<size_t>(part.first_token) * s.top_k;
+    for (int32_t pair = 0; pair < part.tokens * s.top_k; ++pair) ++step.tokens_of[first[pair]];
+  }
+  step.wanted.clear();
+  step.ready.clear();
+  for (int32_t expert = 0; expert < s.experts; ++expert) {
+    if (step.tokens_of[expert] > 0) {
+      step.wanted.push_back(expert);
+    } else if (any_failed) {
+      step.ready.push_back({expert, nullptr});
+    }
+  }
+  if (any_failed) {
+    const auto index = static_cast<int32_t>(&step - steps_);
+    const Status absent = backend_->mix(compute_, index, step.layer, step.ready.data(),
+                                        static_cast<int32_t>(step.ready.size()));
+    (void)absent;  // without weights nothing is computed, so nothing can fail
+  }
+}
+
+void Device::note_uses(const Step& step) {
+  if (reader_ == nullptr) return;  // mapped: nobody decides
+  if (uses_.size() > kUsesMost) {
+    count(counter::uses_lost, static_cast<double>(step.wanted.size()));
+    return;
+  }
+  const auto first = static_cast<int32_t>(first_expert(step));
+  for (const int32_t expert : step.wanted) {
+    uses_.push_back(first + expert);
+    uses_.push_back(step.tokens_of[expert]);
+  }
+}
+
+Status Device::routed(int32_t* uses, size_t values, int32_t* count) {
+  RING_TRY(require_open());
+  const size_t taken = std::min(uses_.size(), values / use_field::count * use_field::count);
+  std::copy_n(uses_.begin(), taken, uses);
+  uses_.erase(uses_.begin(), uses_.begin() + static_cast<std::ptrdiff_t>(taken));
+  *count = static_cast<int32_t>(taken / use_field::count);
+  return {};
+}
+
+// Where every wanted expert lies ready, all are computed; else nothing is, and somebody decides.
+Status Device::mix_resident(int32_t index, Step& step) {
+  const int64_t first = first_expert(step);
+  if (reader_ != nullptr) slots_->settle();
+  step.ready.clear();
+  for (const int32_t expert : step.wanted) {
+    const Mlp* weights = reader_ == nullptr ? &model_.experts[static_cast<size_t>(first + expert)]
+                                            : slots_->find(static_cast<int32_t>(first) + expert);
+    if (weights == nullptr) return {};
+    step.ready.push_back({expert, weights});
+  }
+  RING_TRY(mix_ready(index, step, false));
+  step.wanted.clear();
+  return {};
+}
+
+Status Device::mix_ready(int32_t index, Step& step, bool reads_under_way) {
+  double seconds = 0;
+  Status status;
+  {
+    const Timed timed(&seconds);
+    status = backend_->mix(compute_, index, step.layer, step.ready.data(),
+                           static_cast<int32_t>(step.ready.size()));
+  }
+  count(counter::mix_s, seconds);
+  if (reads_under_way) count(counter::overlapped_s, seconds);
+  return status;
+}
+
+Status Device::check_places(const Step& step, const int32_t* places, size_t count) const {
+  if (step.phase != Phase::running || step.wanted.empty()) {
+    return failure(Code::bad_step, "step %d is not waiting for experts", step.serial);
+  }
+  if (count != step.wanted.size()) {
+    return failure(Code::bad_argument, "the layer wants %zu experts, but %zu places were given",
+                   step.wanted.size(), count);
+  }
+  const auto first = static_cast<int32_t>(first_expert(step));
+  bool gap = false;
+  for (size_t i = 0; i < count; ++i) {
+    if (places[i] == -1) {
+      gap = true;
+      continue;
+    }
+    const int32_t tier = places[i] >> limit::slot_bits, slot = places[i] & kSlotMask;
+    const int32_t expert = first + step.wanted[i];
+    const bool in_map =
+        reader_ == nullptr && tier == static_cast<int32_t>(Tier::map) && slot == expert;
+    const bool in_slot = reader_ != nullptr && tier == static_cast<int32_t>(Tier::ram) &&
+                         slot < slots_->count() &&
+                         (slots_->is_ready(slot, expert) || slots_->is_loading(slot, expert));
+    if (places[i] < 0 || !(in_map || in_slot)) {
+      return failure(Code::bad_argument, "place %d does not hold expert %d of layer %d", places[i],
+                     step.wanted[i], step.layer);
+    }
+    if (gap && step.tokens > limit::unordered_tokens) {
+      return failure(
+          Code::bad_argument,
+          "a step of more than %d tokens takes its experts in rising index, without gaps",
+          limit::unordered_tokens);
+    }
+  }
+  return {};
+}
+
+Status Device::mix(int32_t id, const int32_t* places, size_t count) {
+  Step* step = nullptr;
+  RING_TRY(require_open());
+  RING_TRY(find(id, &step));
+  // A read may have failed since the places were chosen; that is told by an event, not here.
+  RING_TRY(check_places(*step, places, count));
+  const int32_t index = static_cast<int32_t>(step - steps_);
+  const auto first = static_cast<int32_t>(first_expert(*step));
+  placed_.clear();
+  for (size_t i = 0; i < count; ++i) {
+    if (places[i] == -1) continue;
+    placed_.push_back({step->wanted[i], reader_ == nullptr ? -1 : places[i] & kSlotMask});
+  }
+  Status status;
+  if (reader_ != nullptr) {
+    status = mix_as_they_land(index, *step, placed_);
+  } else {
+    step->ready.clear();
+    for (const Wanted& wanted : placed_)
+      step->ready.push_back({wanted.expert, &model_.experts[first + wanted.expert]});
+    status = mix_ready(index, *step, false);
+    forget_mixed(*step);
+  }
+  const bool none_left = std::all_of(step->faults.begin(), step->faults.end(),
+                                     [](const Status& fault) { return fault.failed(); });
+  if (status.failed()) {
+    end(*step, Reason::failed, status);
+  } else if (none_left) {
+    end(*step, Reason::failed, step->faults.front());
+  }
+  return {};  // advance and sample say so
+}
+
+// Hits first, then every expert as it lands; large steps in rising index.
+Status Device::mix_as_they_land(int32_t index, Step& step, std::vector<Wanted>& placed) {
+  const auto first = static_cast<int32_t>(first_expert(step));
+  const bool in_order = step.tokens > limit::unordered_tokens;
+  while (!placed.empty()) {
+    slots_->settle();
+    step.ready.clear();
+    size_t kept = 0;
+    for (size_t i = 0; i < placed.size(); ++i) {
+      const Wanted wanted = placed[i];
+      const int32_t expert = first + wanted.expert;
+      const bool must_wait = slots_->is_loading(wanted.slot, expert) || (in_order && kept > 0);
+      if (must_wait) {
+        placed[kept++] = wanted;
+        continue;
+      }
+      const Mlp* weights = slots_->find(expert);
+      if (weights == nullptr) fail_parts(step, wanted.expert, slots_->failure_of(expert));
+      step.ready.push_back({wanted.expert, weights});
+    }
+    placed.resize(kept);
+    if (!step.ready.empty()) {
+      RING_TRY(mix_ready(index, step, kept > 0));
+      forget_mixed(step);
+      continue;
+    }
+    if (is_cancelled(step)) {
+      end(step, Reason::cancelled, {});
+      return {};
+    }
+    const Timed timed(&counters_[counter::stall_nvme_s]);
+    slots_->wait(kWaitMs);
+  }
+  return {};
+}
+
+void Device::fail_parts(Step& step, int32_t expert, const Status& why) {
+  const Shape& s = model_.shape;
+  const uint16_t* experts =
+      &step.experts[static_cast<size_t>(step.layer - s.first_moe_layer) * step.tokens * s.top_k];
+  for (size_t index = 0; index < step.parts.size(); ++index) {
+    const Part& part = step.parts[index];
+    const uint16_t* begin = experts + static_cast<size_t>(part.first_token) * s.top_k;
+    const uint16_t* stop = begin + static_cast<size_t>(part.tokens) * s.top_k;
+    if (!step.faults[index].failed() && std::find(begin, stop, expert) != stop)
+      step.faults[index] = why;
+  }
+}
+
+void Device::forget_mixed(Step& step) {
+  for (const ReadyExpert& expert : step.ready) step.tokens_of[expert.index] = 0;
+  std::erase_if(step.wanted, [&](int32_t expert) { return step.tokens_of[expert] == 0; });
+}
+
+Status Device::stage(const int32_t* orders, size_t values) {
+  RING_TRY(require_open());
+  if (values % order_field::count != 0) {
+    return failure(Code::bad_argument, "orders come in records of %d values", order_field::count);
+  }
+  if (values == 0) return {};
+  if (reader_ == nullptr) return advise(orders, values / order_field::count);
+  // Nothing is settled here: what the caller knows of the slots is what its last poll said.
+  return slots_->stage(orders, values / order_field::count);
+}
+
+// In the map an order is advice to the system about the pages of an expert.
+Status Device::advise(const int32_t* orders, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    const int32_t* o = orders + i * order_field::count;
+    const int32_t expert = o[order_field::expert];
+    const bool comes = o[order_field::from] == -1 && o[order_field::to] == expert;
+    const bool goes = o[order_field::to] == -1 && o[order_field::from] == expert;
+    if (expert < 0 || static_cast<size_t>(expert) >= model_.experts.size() || !(comes || goes))
+      return failure(Code::bad_order, "order %zu names no expert of the maps", i);
+    const Mlp& mlp = model_.experts[static_cast<size_t>(expert)];
+    for (const Matrix* matrix : {&mlp.gate, &mlp.up, &mlp.down})
+      advise_pages(*matrix, comes ? MADV_WILLNEED : MADV_COLD);
+  }
+  return {};
+}
+
+Status Device::poll(int32_t* events, size_t values, int wait_ms, int32_t* count) {
+  *count = 0;
+  RING_TRY(require_open());
+  if (reader_ == nullptr) return {};
+  slots_->settle();
+  if (!slots_->has_events() && wait_ms > 0) {
+    const Timed timed(&counters_[counter::stall_nvme_s]);
+    slots_->wait(wait_ms);
+    slots_->settle();
+  }
+  *count = slots_->take_events(events, static_cast<int32_t>(values / event_field::count));
+  publish_reader();
+  return {};
+}
+
+}  // namespace ring

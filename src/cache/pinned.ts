@@ -1,0 +1,58 @@
+// The policy `pinned`: what a saved profile says is used most stays once it is there, and recency rules
+// the few slots that remain. Good for one narrow, steady kind of work; in a changing text recency or
+// frequency alone miss less.
+import { decodeFloors } from './floors.js'
+import { LruPolicy } from './lru.js'
+import type { Expert } from './place.js'
+import type { CacheShape, Policy } from './policy.js'
+import type { Profile } from './profile.js'
+
+/** Of each layer's slots, what is left to recency, and at least one. */
+const restShare = 1 / 8
+
+export class PinnedPolicy implements Policy {
+  readonly name = 'pinned'
+  readonly #recency: LruPolicy
+  /** [expert of the model] */
+  readonly #pins: Uint8Array
+
+  constructor(shape: CacheShape, profile: Profile) {
+    this.#recency = new LruPolicy(shape)
+    this.#pins = pinsOf(shape, profile.counts)
+  }
+
+  used(moeLayer: number, records: Int32Array, count: number, isSweep: boolean): void {
+    this.#recency.used(moeLayer, records, count, isSweep)
+  }
+
+  entered(expert: Expert): void {
+    this.#recency.entered(expert)
+  }
+
+  left(expert: Expert): void {
+    this.#recency.left(expert)
+  }
+
+  victim(moeLayer: number, mayLeave: (expert: Expert) => boolean): number {
+    const unpinned = (expert: Expert) => mayLeave(expert) && !this.isPinned(expert)
+    const victim = this.#recency.victim(moeLayer, unpinned)
+    return victim >= 0 ? victim : this.#recency.victim(moeLayer, mayLeave)
+  }
+
+  isPinned(expert: Expert): boolean {
+    return this.#pins[expert] === 1
+  }
+}
+
+function pinsOf({ moeLayers, experts, topK, slots }: CacheShape, counts: Float64Array): Uint8Array {
+  const pins = new Uint8Array(moeLayers * experts)
+  for (const [layer, floor] of decodeFloors(slots, moeLayers, topK).entries()) {
+    const pinned = floor - Math.max(1, Math.ceil(floor * restShare))
+    const own = Array.from({ length: experts }, (_, index) => layer * experts + index)
+    const byUse = own
+      .filter((expert) => (counts[expert] ?? 0) > 0)
+      .sort((a, b) => (counts[b] ?? 0) - (counts[a] ?? 0))
+    for (const expert of byUse.slice(0, Math.max(0, pinned))) pins[expert] = 1
+  }
+  return pins
+}

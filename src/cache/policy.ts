@@ -1,0 +1,29 @@
+// What a policy is: it learns what layers route to and which experts have slots, and names the expert
+// of a layer that is given up first. Which layer gives up one is not its business (see residents.ts),
+// so that every policy has the same floors.
+import type { Expert } from './place.js'
+
+/** The model and the budget, as numbers. */
+export interface CacheShape {
+  readonly moeLayers: number
+  readonly experts: number
+  readonly topK: number
+  readonly slots: number
+}
+
+export interface Policy {
+  readonly name: string
+  /**
+   * A layer has routed, in a step or a sweep: records [expert, tokens], rising, `count` of them.
+   * Called before the layer's missing experts are given slots.
+   */
+  used(moeLayer: number, records: Int32Array, count: number, isSweep: boolean): void
+  /** The expert was given a slot. */
+  entered(expert: Expert): void
+  /** The expert has no slot any more. */
+  left(expert: Expert): void
+  /** Of the layer's experts that may leave, the one to give up first, or -1. */
+  victim(moeLayer: number, mayLeave: (expert: Expert) => boolean): number
+  /** Whether the expert stays also in sweeps, as long as any other can leave. */
+  isPinned?(expert: Expert): boolean
+}

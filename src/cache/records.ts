@@ -1,0 +1,48 @@
+// The records that cross between the cache and a device, field by field, and the list that orders are
+// written into. The numbers are repeated from the native contract, and a test holds the two together.
+import { type Expert, nowhere, type Place } from './place.js'
+
+/** What layers routed to: an expert, and for how many tokens of the step. */
+export const UseField = { expert: 0, tokens: 1, count: 2 } as const
+
+export const EventField = { kind: 0, expert: 1, to: 2, code: 3, count: 4 } as const
+/** After `failed` and `cancelled` the slot is free; `touched`: it may be used from now on. */
+export const EventKind = { arrived: 0, failed: 1, cancelled: 2, touched: 3 } as const
+
+export const OrderField = { expert: 0, from: 1, to: 2, urgency: 3, count: 4 } as const
+export const Urgency = { demand: 0, ahead: 1, cancel: 2 } as const
+export type Urgency = (typeof Urgency)[keyof typeof Urgency]
+
+/** Orders of one call; the array is filled again by the next, and grows only when it must. */
+export class Orders {
+  #records = new Int32Array(64 * OrderField.count)
+  #length = 0
+
+  clear(): void {
+    this.#length = 0
+  }
+
+  add(expert: Expert, from: Place, to: Place, urgency: Urgency): void {
+    if (this.#length === this.#records.length) {
+      const larger = new Int32Array(2 * this.#records.length)
+      larger.set(this.#records)
+      this.#records = larger
+    }
+    const record = this.#length
+    this.#records[record + OrderField.expert] = expert
+    this.#records[record + OrderField.from] = from
+    this.#records[record + OrderField.to] = to
+    this.#records[record + OrderField.urgency] = urgency
+    this.#length += OrderField.count
+  }
+
+  /** Reads the expert from disk. */
+  load(expert: Expert, to: Place, urgency: Urgency): void {
+    this.add(expert, nowhere, to, urgency)
+  }
+
+  /** [n][OrderField.count], valid until the next call. */
+  get records(): Int32Array {
+    return this.#records.subarray(0, this.#length)
+  }
+}

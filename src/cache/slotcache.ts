@@ -1,0 +1,246 @@
+// The cache of one tier of slots over disk: hits where they lie, misses into free slots or those of
+// victims, in waves when slots are fewer than a layer wants. One conversation with one device: it
+// hears of uses and events, and answers `place` with places and orders. A further tier is a further
+// Residents whose orders come `from` this one; what stands below this file does not know how many
+// there are.
+import type { Cache, Plan } from './cache.js'
+import type { LayerCounts } from './counts.js'
+import { type Expert, expertOf, nowhere, type Place, placeOf, slotOf, Tier } from './place.js'
+import type { CacheShape, Policy } from './policy.js'
+import { EventField, EventKind, Orders, Urgency, UseField } from './records.js'
+import { Residents } from './residents.js'
+import { SlotState, type SlotTable } from './slots.js'
+
+/** Steps of more tokens are sweeps, and take the experts of a layer in rising index. */
+export const unorderedTokens = 128
+
+export class SlotCache implements Cache {
+  readonly #shape: CacheShape
+  readonly #counts: LayerCounts
+  readonly #residents: Residents
+  readonly #table: SlotTable
+  readonly #orders = new Orders()
+  readonly #places: Int32Array
+  /** [wanted] whether it was ordered by this very call */
+  readonly #isNew: Uint8Array
+  /** Records of the layer that is being heard of, which may reach us in pieces. */
+  readonly #routing: Int32Array
+  #routingCount = 0
+  #routingTokens = 0
+  #routingLayer = -1
+
+  constructor(shape: CacheShape, policy: Policy, counts: LayerCounts) {
+    this.#shape = shape
+    this.#counts = counts
+    this.#residents = new Residents(shape, policy, counts.evictions)
+    this.#table = this.#residents.table
+    this.#places = new Int32Array(shape.experts)
+    this.#isNew = new Uint8Array(shape.experts)
+    this.#routing = new Int32Array(shape.experts * UseField.count)
+  }
+
+  used(records: Int32Array): void {
+    for (let at = 0; at < records.length; at += UseField.count) {
+      const expert = (records[at + UseField.expert] ?? 0) as Expert
+      const tokens = records[at + UseField.tokens] ?? 0
+      this.#hear(expert, tokens)
+      this.#count(expert)
+    }
+  }
+
+  settle(events: Int32Array): void {
+    for (let at = 0; at < events.length; at += EventField.count) {
+      const kind = events[at + EventField.kind]
+      const expert = (events[at + EventField.expert] ?? -1) as Expert
+      const slot = slotOf(events[at + EventField.to] ?? 0)
+      if (kind === EventKind.touched) this.#table.touched(slot)
+      else if (kind === EventKind.arrived) this.#table.arrived(slot, expert)
+      else this.#residents.dropped(slot, expert)
+    }
+  }
+
+  place(moeLayer: number, wanted: Int32Array, stepTokens: number): Plan {
+    this.#endRouting()
+    this.#orders.clear()
+    this.#residents.beginCall()
+    for (const index of wanted) this.#residents.want(this.#expert(moeLayer, index))
+    if (stepTokens > unorderedTokens) this.#placeInOrder(moeLayer, wanted)
+    else this.#placeAny(moeLayer, wanted)
+    return { places: this.#places.subarray(0, wanted.length), orders: this.#orders.records }
+  }
+
+  /**
+   * Orders that load experts before their layers have routed to them, as far as slots can be had
+   * without giving up earlier guesses or what the last layer still wants. What lies somewhere is left
+   * alone.
+   */
+  ahead(experts: Int32Array): Int32Array {
+    this.#endRouting()
+    this.#orders.clear()
+    for (const guess of experts) {
+      const expert = guess as Expert
+      if (this.#isHeld(expert)) continue
+      const slot = this.#residents.admit(expert, false, true)
+      if (slot < 0) break
+      this.#orders.load(expert, placeOf(Tier.ram, slot), Urgency.ahead)
+    }
+    return this.#orders.records
+  }
+
+  /** Orders that cancel those of the experts that are still loading as guesses. */
+  withdraw(experts: Int32Array): Int32Array {
+    this.#orders.clear()
+    for (const guess of experts) {
+      const expert = guess as Expert
+      if (this.#table.stateOf(expert) !== SlotState.ahead) continue
+      this.#orders.load(expert, this.#placeOf(expert), Urgency.cancel)
+      this.#table.withdraw(expert)
+    }
+    return this.#orders.records
+  }
+
+  /** Steps of few tokens: everything that has a slot is placed, and computed as it lands. */
+  #placeAny(moeLayer: number, wanted: Int32Array): void {
+    // Hits first, so that no miss is given a slot that is needed for a hit.
+    for (let at = 0; at < wanted.length; at += 1) {
+      const expert = this.#expert(moeLayer, wanted[at])
+      if (this.#isHeld(expert)) this.#demand(expert, false)
+      this.#places[at] = this.#placeOf(expert)
+      this.#isNew[at] = 0
+    }
+    for (let at = 0; at < wanted.length; at += 1) {
+      const expert = this.#expert(moeLayer, wanted[at])
+      if (this.#isHeld(expert)) continue
+      if (!this.#demand(expert, false)) {
+        this.#holdBack(moeLayer, wanted)
+        return
+      }
+      this.#places[at] = this.#placeOf(expert)
+      this.#isNew[at] = 1
+    }
+  }
+
+  /**
+   * Slots are short. Half of what is on its way is placed now, older orders first, and the rest by the
+   * next call: it goes on loading while this half gives up its slots, so the drive never waits.
+   */
+  #holdBack(moeLayer: number, wanted: Int32Array): void {
+    let loads = 0
+    for (let at = 0; at < wanted.length; at += 1) {
+      if (this.#isComing(this.#expert(moeLayer, wanted[at]))) loads += 1
+    }
+    let placed = Math.ceil(loads / 2)
+    for (let isNew = 0; isNew <= 1; isNew += 1) {
+      for (let at = 0; at < wanted.length; at += 1) {
+        if (this.#isNew[at] !== isNew) continue
+        if (!this.#isComing(this.#expert(moeLayer, wanted[at]))) continue
+        if (placed > 0) placed -= 1
+        else this.#places[at] = nowhere
+      }
+    }
+  }
+
+  /** Sweeps: loads and places follow the index, and what is placed has no gaps. */
+  #placeInOrder(moeLayer: number, wanted: Int32Array): void {
+    this.#places.fill(nowhere, 0, wanted.length)
+    let reached = 0
+    while (reached < wanted.length) {
+      if (!this.#demand(this.#expert(moeLayer, wanted[reached]), true)) break
+      reached += 1
+    }
+    if (reached === 0 && !this.#isHeld(this.#expert(moeLayer, wanted[0])))
+      reached = this.#displaceLatest(moeLayer, wanted)
+    let loads = this.#loadsToPlace(moeLayer, wanted, reached)
+    for (let at = 0; at < reached; at += 1) {
+      const expert = this.#expert(moeLayer, wanted[at])
+      if (this.#isComing(expert)) {
+        if (loads === 0) return
+        loads -= 1
+      }
+      this.#places[at] = this.#placeOf(expert)
+    }
+  }
+
+  /** As in holdBack: all that are on their way when everything fits, else half. */
+  #loadsToPlace(moeLayer: number, wanted: Int32Array, reached: number): number {
+    let loads = 0
+    for (let at = 0; at < reached; at += 1) {
+      if (this.#isComing(this.#expert(moeLayer, wanted[at]))) loads += 1
+    }
+    return reached === wanted.length ? loads : Math.ceil(loads / 2)
+  }
+
+  /** All slots hold experts that come later in this sweep: the one that comes last gives way. */
+  #displaceLatest(moeLayer: number, wanted: Int32Array): number {
+    for (let at = wanted.length - 1; at > 0; at -= 1) {
+      const latest = this.#expert(moeLayer, wanted[at])
+      if (this.#table.stateOf(latest) !== SlotState.ready) continue
+      const first = this.#expert(moeLayer, wanted[0])
+      const slot = this.#residents.replace(latest, first)
+      this.#orders.load(first, placeOf(Tier.ram, slot), Urgency.demand)
+      return 1
+    }
+    return 0
+  }
+
+  /** Sees to it that the expert lies in a slot or is read into one for somebody who waits. */
+  #demand(expert: Expert, isSweep: boolean): boolean {
+    const state = this.#table.stateOf(expert)
+    if (state === SlotState.ready || state === SlotState.demanded) return true
+    // It may come to nothing yet: what became of it is heard before the next call.
+    if (state === SlotState.withdrawn) return false
+    if (state === SlotState.ahead) this.#table.promote(expert)
+    else if (this.#residents.admit(expert, isSweep, false) < 0) return false
+    this.#orders.load(expert, this.#placeOf(expert), Urgency.demand)
+    return true
+  }
+
+  /** Collects what one layer routed to, and passes on the layer before. */
+  #hear(expert: Expert, tokens: number): void {
+    const layer = this.#table.layerOf(expert)
+    const last = this.#routing[(this.#routingCount - 1) * UseField.count] ?? -1
+    if (layer !== this.#routingLayer || expert <= last) this.#endRouting()
+    const at = this.#routingCount * UseField.count
+    this.#routing[at + UseField.expert] = expert
+    this.#routing[at + UseField.tokens] = tokens
+    this.#routingCount += 1
+    this.#routingTokens += tokens
+    this.#routingLayer = layer
+  }
+
+  #endRouting(): void {
+    if (this.#routingCount === 0) return
+    const isSweep = this.#routingTokens > unorderedTokens * this.#shape.topK
+    this.#residents.used(this.#routingLayer, this.#routing, this.#routingCount, isSweep)
+    this.#routingCount = 0
+    this.#routingTokens = 0
+  }
+
+  #count(expert: Expert): void {
+    const { requests, hits, misses } = this.#counts
+    const layer = this.#table.layerOf(expert)
+    const state = this.#table.stateOf(expert)
+    const isHit = state === SlotState.ready || state === SlotState.demanded
+    const outcome = isHit ? hits : misses
+    requests[layer] = (requests[layer] ?? 0) + 1
+    outcome[layer] = (outcome[layer] ?? 0) + 1
+  }
+
+  #expert(moeLayer: number, index: number | undefined): Expert {
+    return expertOf(moeLayer, index ?? 0, this.#shape.experts)
+  }
+
+  #placeOf(expert: Expert): Place {
+    const slot = this.#table.slotOf[expert] ?? -1
+    const isComputable = slot >= 0 && this.#table.state[slot] !== SlotState.withdrawn
+    return isComputable ? placeOf(Tier.ram, slot) : nowhere
+  }
+
+  #isHeld(expert: Expert): boolean {
+    return (this.#table.slotOf[expert] ?? -1) >= 0
+  }
+
+  #isComing(expert: Expert): boolean {
+    return this.#table.stateOf(expert) === SlotState.demanded
+  }
+}

@@ -1,0 +1,184 @@
+// Where experts live and how many have a slot: the budget in memory, decided before anything is
+// allocated. Pure: sizes of a checkpoint, a person's wishes and free memory in, numbers out, or one
+// sentence that names the nearest setting that would fit.
+import type { Checkpoint, Layer, Matrix, Mlp } from '../model/checkpoint.js'
+import type { ModelConfig } from '../model/config.js'
+import { ModelError } from '../model/error.js'
+import type { MemoryPlan } from './layout.js'
+
+/** Bytes, or a share of all routed experts (0 to 1). */
+export type ExpertBudget = { readonly bytes: number } | { readonly share: number }
+export type LoadMode = 'mapped' | 'direct'
+
+export interface BudgetWishes {
+  readonly expertRam?: ExpertBudget | undefined
+  readonly loadMode?: LoadMode | 'auto' | undefined
+}
+
+/** What the weights of a checkpoint amount to in memory. */
+export interface WeightSizes {
+  readonly experts: number
+  /** One slot: an expert's matrices, each widened to whole blocks at any phase. */
+  readonly slotBytes: number
+  readonly expertBytes: number
+  /** Everything but routed experts, as it is stored. */
+  readonly denseBytes: number
+  /** Scales of all tensors, widened to F32. */
+  readonly scaleBytes: number
+}
+
+export interface ExpertPlan {
+  readonly loadMode: LoadMode
+  /** Slots in RAM; 0 when experts are mapped without a budget. */
+  readonly slots: number
+  readonly slotBytes: number
+  readonly experts: number
+  /** Bytes of one expert that are read when it is missing, on average. */
+  readonly expertReadBytes: number
+  readonly denseBytes: number
+  readonly scaleBytes: number
+  readonly scratchBytes: number
+}
+
+/** Blocks that direct reads are made of; native/io/drive.h has the same number. */
+const blockBytes = 4096
+/** Models whose experts are fewer bytes are mapped unless a budget is asked for. */
+const smallModelBytes = 256 * 2 ** 20
+/** Head room that an automatic budget leaves: a share of free memory, and at least so much. */
+const headRoomShare = 0.08
+const headRoomBytes = 256 * 2 ** 20
+
+export function sizesOf(checkpoint: Checkpoint): WeightSizes {
+  let experts = 0
+  let slotBytes = 0
+  let expertBytes = 0
+  let scaleBytes = 0
+  let denseBytes = 0
+  const addDense = (matrix: Matrix | null) => {
+    if (matrix === null) return
+    denseBytes += bytesOf(matrix)
+    scaleBytes += scaleBytesOf(matrix)
+  }
+  for (const matrix of new Set([checkpoint.embedding, checkpoint.finalNorm, checkpoint.head]))
+    addDense(matrix)
+  for (const layer of checkpoint.layers) {
+    for (const matrix of denseOf(layer)) addDense(matrix)
+    for (const expert of layer.experts) {
+      let own = 0
+      for (const matrix of matricesOf(expert)) {
+        own += Math.ceil(bytesOf(matrix) / blockBytes) * blockBytes + blockBytes
+        expertBytes += bytesOf(matrix)
+        scaleBytes += scaleBytesOf(matrix)
+      }
+      slotBytes = Math.max(slotBytes, own)
+      experts += 1
+    }
+  }
+  return { experts, slotBytes, expertBytes, denseBytes, scaleBytes }
+}
+
+export function loadModeOf(wishes: BudgetWishes, sizes: WeightSizes): LoadMode {
+  if (sizes.experts === 0) return 'mapped'
+  if (wishes.loadMode === 'mapped' || wishes.loadMode === 'direct') return wishes.loadMode
+  if (wishes.expertRam !== undefined) return 'direct'
+  return sizes.expertBytes <= smallModelBytes ? 'mapped' : 'direct'
+}
+
+/** Activations of the largest step, and what each thread computes in. */
+export function scratchBytes(config: ModelConfig, stepTokens: number, threads: number): number {
+  const { hidden, heads, kvHeads, headDim, experts, topK, expertWidth, denseWidth } = config
+  const pairs = Math.max(stepTokens, Math.min(stepTokens, 128) * topK)
+  const perToken =
+    4 * hidden + (2 * heads + 2 * kvHeads) * headDim + 2 * denseWidth + experts + 4 * topK
+  const perPair = 2 * hidden + 2 * expertWidth
+  const perThread = 1.6e6
+  return 4 * (stepTokens * perToken + pairs * perPair + threads * perThread)
+}
+
+/** Throws ModelError when the budget cannot be had. `freeBytes`: before anything was allocated. */
+export function planExperts(
+  config: ModelConfig,
+  sizes: WeightSizes,
+  wishes: BudgetWishes,
+  plan: MemoryPlan,
+  freeBytes: number,
+  threads: number,
+): ExpertPlan {
+  const loadMode = loadModeOf(wishes, sizes)
+  const scratch = scratchBytes(config, plan.stepTokens, threads)
+  const common = {
+    loadMode,
+    slotBytes: sizes.slotBytes,
+    experts: sizes.experts,
+    expertReadBytes: sizes.experts === 0 ? 0 : sizes.expertBytes / sizes.experts,
+    denseBytes: sizes.denseBytes,
+    scaleBytes: sizes.scaleBytes,
+    scratchBytes: scratch,
+  }
+  const asked = wishes.expertRam === undefined ? null : slotsFor(wishes.expertRam, sizes)
+  if (loadMode === 'mapped') return { ...common, slots: asked ?? 0 }
+  const taken = sizes.denseBytes + sizes.scaleBytes + plan.kvBytes + scratch
+  const headRoom = Math.max(headRoomBytes, freeBytes * headRoomShare)
+  const fitting = Math.floor((freeBytes - taken - headRoom) / sizes.slotBytes)
+  const fittingAtMost = Math.floor((freeBytes - taken) / sizes.slotBytes)
+  const least = config.topK
+  if (asked !== null && asked < least) {
+    throw new ModelError(
+      `--expert-ram: ${asked} of ${sizes.experts} experts would have a slot, fewer than the ${least} that one token wants in a layer; at least ${least * sizes.slotBytes} bytes are needed`,
+    )
+  }
+  if (asked !== null && asked > fittingAtMost) {
+    throw new ModelError(
+      `--expert-ram: ${asked} slots need ${asked * sizes.slotBytes} bytes beside ${taken} for the rest, and ${Math.floor(freeBytes)} are free; --expert-ram ${Math.max(0, fitting) * sizes.slotBytes} would fit`,
+    )
+  }
+  const slots = asked ?? Math.min(sizes.experts, fitting)
+  if (slots < least) {
+    throw new ModelError(
+      `not enough memory: dense weights, scales, KV and scratch need ${taken} bytes and ${least} slots for experts ${least * sizes.slotBytes}, and ${Math.floor(freeBytes)} are free`,
+    )
+  }
+  return { ...common, slots }
+}
+
+/** Whether all experts would have a slot beside the dense weights and half of the free memory. */
+export function holdsAll(sizes: WeightSizes, freeBytes: number): boolean {
+  return sizes.experts * sizes.slotBytes + sizes.denseBytes + sizes.scaleBytes < freeBytes / 2
+}
+
+function slotsFor(budget: ExpertBudget, sizes: WeightSizes): number {
+  const slots =
+    'share' in budget
+      ? Math.round(budget.share * sizes.experts)
+      : Math.floor(budget.bytes / sizes.slotBytes)
+  return Math.min(slots, sizes.experts)
+}
+
+const elementBytes = { F8_E4M3: 1, BF16: 2, F32: 4 } as const
+
+function bytesOf(matrix: Matrix): number {
+  return matrix.rows * matrix.columns * elementBytes[matrix.dtype]
+}
+
+function scaleBytesOf(matrix: Matrix): number {
+  const { scale } = matrix
+  if (scale === null) return 0
+  if (scale.kind === 'row') return 4 * matrix.rows
+  return (
+    4 * Math.ceil(matrix.rows / scale.blockRows) * Math.ceil(matrix.columns / scale.blockColumns)
+  )
+}
+
+function matricesOf(mlp: Mlp): Matrix[] {
+  return [mlp.gate, mlp.up, mlp.down]
+}
+
+function denseOf(layer: Layer): (Matrix | null)[] {
+  const { inputNorm, qkv, qkvBias, queryNorm, keyNorm, attentionOut, attentionOutBias } = layer
+  const { postNorm, mlp, router, routerBias } = layer
+  return [
+    ...[inputNorm, qkv, qkvBias, queryNorm, keyNorm, attentionOut, attentionOutBias, postNorm],
+    ...(mlp === null ? [] : matricesOf(mlp)),
+    ...[router, routerBias],
+  ]
+}

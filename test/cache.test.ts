@@ -74,6 +74,19 @@ describe('places', () => {
     expect([...one.places]).toEqual([placeOf(Tier.ram, 3), nowhere])
   })
 
+  it('are waited for while memory is being touched, but a sweep goes on with those there are', () => {
+    const shape = { moeLayers: 1, experts: 8, topK: 2, slots: 4 }
+    for (const stepTokens of [1, sweepTokens]) {
+      const device = new CacheDevice(8, 4)
+      const cache = new SlotCache(shape, policyOf('lru', shape), newCounts(1))
+      device.touch(0)
+      device.tell(cache)
+      visit(cache, device, 0, [1])
+      const { orders } = cache.place(0, list(2), stepTokens)
+      expect(expertsOf(orders)).toEqual(stepTokens === 1 ? [] : [2])
+    }
+  })
+
   it('are free again after a load that failed, and the expert can be ordered anew', () => {
     const { cache, device } = open({ slots: 1 })
     device.stage(cache.place(0, list(6), 1).orders)

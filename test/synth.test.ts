@@ -1,10 +1,13 @@
 // `synth`: a model of any shape. Random weights that a token survives and that use every expert, or files
 // that are mostly holes; the same for the same seed.
 import {
+  closeSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readFileSync,
+  readSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -57,7 +60,11 @@ async function smallModel(wishes: Partial<SynthWishes>, shardBytes?: number): Pr
 
 function bytesOf({ files }: Checkpoint, { file, offset, rows, columns, dtype }: Matrix): Buffer {
   const width = { F8_E4M3: 1, BF16: 2, F32: 4 }[dtype]
-  return readFileSync(files[file]?.path ?? '').subarray(offset, offset + rows * columns * width)
+  const bytes = Buffer.alloc(rows * columns * width)
+  const descriptor = openSync(files[file]?.path ?? '', 'r')
+  readSync(descriptor, bytes, 0, bytes.length, offset)
+  closeSync(descriptor)
+  return bytes
 }
 
 function lastExpert({ layers }: Checkpoint, layer: number): Matrix {
@@ -92,7 +99,8 @@ describe('random weights', () => {
 
   it('are codes without a zero or a NaN, normal, and as often negative as not', async () => {
     const model = await smallModel({})
-    const codes = model.layers[1]?.experts.flatMap(({ up }) => [...bytesOf(model, up)]) ?? []
+    const codes =
+      model.layers[1]?.experts.slice(0, 32).flatMap(({ up }) => [...bytesOf(model, up)]) ?? []
     const counts = new Array<number>(256).fill(0)
     for (const code of codes) counts[code] = (counts[code] ?? 0) + 1
     expect([0x00, 0x80, 0x7f, 0xff].map((code) => counts[code])).toEqual([0, 0, 0, 0])
@@ -159,10 +167,11 @@ describe('sparse files', () => {
 
   it('may be longer than 4 GiB, with an expert on either side', () => {
     const model = openCheckpoint(join(folder, '1t'))
-    const longest = model.files.findIndex(({ sizeBytes }) => sizeBytes > 5.2e9)
-    const offsets = (model.layers[4]?.experts ?? [])
+    const experts = model.layers.flatMap((layer) => layer.experts)
+    const file = experts[100]?.up.file
+    const offsets = experts
       .flatMap(({ gate, up, down }) => [gate, up, down])
-      .filter(({ file }) => file === longest)
+      .filter((matrix) => matrix.file === file)
       .map(({ offset }) => offset)
     expect(Math.min(...offsets)).toBeLessThan(2 * gibibyte)
     expect(Math.max(...offsets)).toBeGreaterThan(4 * gibibyte)

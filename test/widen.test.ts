@@ -198,7 +198,8 @@ describe('the command', () => {
       const begun = appearance(temporary)
       const child = started(['widen', ringTiny, out, '--hidden', '16', '--expert', '16'])
       const end = ended(child)
-      await Promise.race([begun, end])
+      await begun
+      await appearance(out)
       child.kill('SIGINT')
       expect(await end).toMatchObject({ status: 130, stdout: '', stderr: '' })
       expect(readdirSync(temporary)).toEqual([])
@@ -213,7 +214,7 @@ function expectRefusal({ status, stdout, stderr }: Ended, expected: number, said
   expect(status).toBe(expected)
 }
 
-/** Resolves when anything appears in the folder. */
+/** Resolves when anything appears in the folder, or grows there. */
 function appearance(place: string): Promise<void> {
   return new Promise((resolve) => {
     const watcher = watch(place, () => {

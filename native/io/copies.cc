@@ -12,6 +12,13 @@ constexpr int64_t kAvoidNs = 5'000'000'000;
 // A landing moves the measured rate by this share.
 constexpr double kWeight = 1.0 / 8;
 
+// Status has room for so much of a path beside the sentence.
+constexpr size_t kPathBytes = 140;
+
+const char* end_of(const std::string& path) {
+  return path.c_str() + (path.size() > kPathBytes ? path.size() - kPathBytes : 0);
+}
+
 }  // namespace
 
 Status Copies::open(const std::vector<Source>& sources) {
@@ -63,7 +70,8 @@ uint64_t Copies::send(const Chunk& chunk) {
 void Copies::landed(const Chunk& chunk, uint64_t queued, int64_t took_ns) {
   Volume& volume = volumes_[copy_of(chunk).volume];
   volume.under_way -= chunk.bytes;
-  const double rate = static_cast<double>(queued) / static_cast<double>(std::max<int64_t>(1, took_ns));
+  const double rate =
+      static_cast<double>(queued) / static_cast<double>(std::max<int64_t>(1, took_ns));
   volume.bytes_per_ns += (rate - volume.bytes_per_ns) * kWeight;
 }
 
@@ -77,12 +85,13 @@ Copies::Copy& Copies::copy_of(const Chunk& chunk) {
   return files_[static_cast<size_t>(chunk.file)].copies[static_cast<size_t>(chunk.copy)];
 }
 
-const std::string& Copies::path(const Chunk& chunk) const {
-  return files_[static_cast<size_t>(chunk.file)].copies[static_cast<size_t>(chunk.copy)].path;
+const char* Copies::path(const Chunk& chunk) const {
+  return end_of(
+      files_[static_cast<size_t>(chunk.file)].copies[static_cast<size_t>(chunk.copy)].path);
 }
 
-const std::string& Copies::first_path(int32_t file) const {
-  return files_[static_cast<size_t>(file)].copies.front().path;
+const char* Copies::first_path(int32_t file) const {
+  return end_of(files_[static_cast<size_t>(file)].copies.front().path);
 }
 
 }  // namespace ring::io

@@ -29,8 +29,9 @@ class Copies {
   // ... or without.
   void failed(const Chunk& chunk, int64_t now_ns);
 
-  const std::string& path(const Chunk& chunk) const;
-  const std::string& first_path(int32_t file) const;
+  // For messages, which are short: of a long path the end.
+  const char* path(const Chunk& chunk) const;
+  const char* first_path(int32_t file) const;
   uint64_t file_bytes(int32_t file) const { return files_[static_cast<size_t>(file)].bytes; }
   int32_t files() const { return static_cast<int32_t>(files_.size()); }
   int copies(int32_t file) const {

@@ -1,15 +1,16 @@
 // A drive on which things go wrong where somebody said they should: for tests of everything above
-// it.
+// it. A slow chunk is held back while others pass it.
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstring>
-#include <thread>
 #include <unordered_map>
 
 #include "drive.h"
 
 namespace ring::io {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 class FaultyDrive : public Drive {
  public:
@@ -26,12 +27,22 @@ class FaultyDrive : public Drive {
   void lend(const Region& region) override { under_->lend(region); }
 
   int reap(Landed* landed, int capacity, int wait_ms) override {
-    const int count = under_->reap(landed, capacity, wait_ms);
-    for (int i = 0; i < count; ++i) {
-      const auto met = meets_.find(landed[i].tag);
-      if (met == meets_.end()) continue;
-      spoil(met->second.fault, met->second.chunk, landed[i]);
-      meets_.erase(met);
+    int count = release(landed, capacity);
+    if (count == capacity) return count;
+    const int wait = count > 0 ? 0 : shorter(wait_ms);
+    const int found = under_->reap(landed + count, capacity - count, wait);
+    const Landed* from = landed + count;
+    for (int i = 0; i < found; ++i) {
+      Landed one = from[i];
+      const auto met = meets_.find(one.tag);
+      bool is_late = false;
+      if (met != meets_.end()) {
+        spoil(met->second, one);
+        is_late = met->second.fault.kind == FaultKind::slow;
+        if (is_late) late_.push_back({Clock::now() + delay_of(met->second.fault), one});
+        meets_.erase(met);
+      }
+      if (!is_late) landed[count++] = one;
     }
     return count;
   }
@@ -45,6 +56,10 @@ class FaultyDrive : public Drive {
     Fault fault;
     Chunk chunk;
   };
+  struct Late {
+    Clock::time_point at;
+    Landed landed;
+  };
 
   Fault* fault_of(const Chunk& chunk) {
     for (Fault& fault : faults_) {
@@ -57,8 +72,9 @@ class FaultyDrive : public Drive {
     return nullptr;
   }
 
-  static void spoil(const Fault& fault, const Chunk& chunk, Landed& landed) {
-    switch (fault.kind) {
+  static void spoil(const Meeting& met, Landed& landed) {
+    const uint64_t at = met.fault.offset, from = met.chunk.offset;
+    switch (met.fault.kind) {
       case FaultKind::error:
         landed.result = -EIO;
         break;
@@ -68,19 +84,46 @@ class FaultyDrive : public Drive {
       case FaultKind::short_read:
         if (landed.result > 0) landed.result /= 2;
         break;
-      case FaultKind::slow:
-        std::this_thread::sleep_for(std::chrono::duration<double>(fault.delay_seconds));
-        break;
       case FaultKind::flip:
         // The first byte of the fault that lies in this chunk.
-        chunk.target[fault.offset > chunk.offset ? fault.offset - chunk.offset : 0] ^= 1;
+        met.chunk.target[at > from ? at - from : 0] ^= 1;
+        break;
+      case FaultKind::slow:
         break;
     }
   }
 
+  static Clock::duration delay_of(const Fault& fault) {
+    return std::chrono::duration_cast<Clock::duration>(
+        std::chrono::duration<double>(fault.delay_seconds));
+  }
+
+  // Chunks whose delay is over.
+  int release(Landed* landed, int capacity) {
+    const auto now = Clock::now();
+    int count = 0;
+    std::erase_if(late_, [&](const Late& late) {
+      if (count == capacity || late.at > now) return false;
+      landed[count++] = late.landed;
+      return true;
+    });
+    return count;
+  }
+
+  // The wait, ended by the first delay that ends.
+  int shorter(int wait_ms) const {
+    for (const Late& late : late_) {
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(late.at - Clock::now());
+      const int ms = static_cast<int>(std::max<int64_t>(0, left.count()));
+      if (wait_ms < 0 || ms < wait_ms) wait_ms = ms;
+    }
+    return wait_ms;
+  }
+
   std::unique_ptr<Drive> under_;
   std::vector<Fault> faults_;
-  std::unordered_map<uint64_t, Meeting> meets_;
+  std::unordered_map<uint64_t, Meeting> meets_;  // under way, by tag
+  std::vector<Late> late_;
 };
 
 }  // namespace

@@ -59,6 +59,7 @@ Piece Job::cut() {
   Part& from = parts[part];
   const ReadPart& wanted = read.parts[part];
   Piece piece;
+  piece.job = this;
   piece.part = part;
   piece.begin = from.next;
   piece.end = std::min(from.end, from.next + from.step);
@@ -94,8 +95,9 @@ bool Job::block_is_good(size_t part_index, uint64_t block) const {
          read.parts[part_index].checksums[block];
 }
 
-Piece Job::reread(size_t part_index, uint64_t block) const {
+Piece Job::reread(size_t part_index, uint64_t block) {
   Piece piece;
+  piece.job = this;
   piece.part = part_index;
   piece.block = static_cast<int64_t>(block);
   piece.begin = block_floor(block_begin(part_index, block));

@@ -17,7 +17,7 @@ struct Piece {
   Chunk chunk;
   uint64_t begin = 0, end = 0;  // of the file, as it was cut: short reads move the chunk
   int tries = 0;
-  CopySet refused = 0;   // copies that failed to deliver it
+  CopySet refused = 0;  // copies that failed to deliver it
   // The one checksum block that this piece reads once more, beside its place: the blocks before and
   // after it share pages with it and may be good already.
   int64_t block = -1;
@@ -48,7 +48,7 @@ struct Job {
   std::vector<uint64_t> complete_blocks(const Piece& piece);
   bool block_is_good(size_t part_index, uint64_t block) const;
   // Reads a checksum block once more; null memory where there is none.
-  Piece reread(size_t part_index, uint64_t block) const;
+  Piece reread(size_t part_index, uint64_t block);
   // Puts a block that was read once more into its place if it is good now.
   bool mend(const Piece& piece) const;
   // Bytes of the file that a checksum block covers, and where they lie in memory.

@@ -66,18 +66,22 @@ struct Reader::State {
   std::vector<Arrival> arrived;
   std::string description;
   bool ending = false;
-  bool in_reap = false;  // the thread may be waiting for the drive, not for a wish
+  bool in_reap = false;  // the thread waits for the drive, not for a wish
 
   // Of the reader's thread alone. A job is queued while it has something to send.
   std::unordered_map<int64_t, std::unique_ptr<Job>> jobs;
   std::deque<Job*> demand, ahead;
   std::unordered_map<uint64_t, Piece> pieces;  // under way, by chunk tag
   uint64_t ahead_under_way = 0;                // bytes
+  std::deque<Piece> unchecked;                 // landed, their job waits for their checksums
   uint64_t next_tag = 1;
+  int64_t counted_ns = 0;
 
   void ask(Asked wish);
   void run();
   bool take_wishes(std::vector<Asked>* taken);
+  void reap();
+  void count_time();
   void obey(Asked& wish);
   Status check(const Read& read) const;
   void start(Read read);
@@ -92,9 +96,9 @@ struct Reader::State {
   void land(const Landed& landed);
   void land_error(Piece& piece, int error);
   void land_short(Piece& piece, uint64_t bytes);
-  void land_good(Piece& piece);
+  void check_one();
   void give_another_try(Piece& piece, const Status& why);
-  void check_block(Piece piece, uint64_t block);
+  void reread(const Piece& wrong, uint64_t block);
   void finish(Job& job);
   void report(Arrival arrival);
 };
@@ -111,37 +115,23 @@ void Reader::State::ask(Asked wish) {
 }
 
 void Reader::State::run() {
-  std::vector<Landed> landed(kLandedAtOnce);
   std::vector<Asked> taken;
-  int64_t before = 0;
   while (take_wishes(&taken)) {
-    if (pieces.empty()) before = now_ns();  // idle time does not count as busy
     for (Asked& wish : taken) obey(wish);
+    count_time();
     fill();
-    {
-      const std::lock_guard<std::mutex> guard(lock);
-      if (pieces.empty() || (!asked.empty() && !ending)) continue;
-      in_reap = true;
-    }
-    const int count = drive->reap(landed.data(), kLandedAtOnce, -1);
-    {
-      const std::lock_guard<std::mutex> guard(lock);
-      in_reap = false;
-    }
-    const int64_t time = now_ns();
-    add(counters.busy_ns, static_cast<uint64_t>(time - before));
-    add(counters.depth_ns, static_cast<uint64_t>(time - before) * pieces.size());
-    before = time;
-    for (int i = 0; i < count; ++i) land(landed[static_cast<size_t>(i)]);
+    if (!pieces.empty()) reap();
+    // One at a time, so that the drive never waits for the processor.
+    if (!unchecked.empty()) check_one();
     counters.cpu_ns.store(thread_cpu_ns() + drive->cpu_ns(), std::memory_order_relaxed);
   }
 }
 
-// Waits for wishes while there is nothing to read. False: the end, with nothing under way any more.
+// Waits for wishes while there is nothing to do. False: the end, with nothing under way any more.
 bool Reader::State::take_wishes(std::vector<Asked>* taken) {
   taken->clear();
   std::unique_lock<std::mutex> guard(lock);
-  const bool is_idle = pieces.empty() && demand.empty() && ahead.empty();
+  const bool is_idle = pieces.empty() && unchecked.empty() && demand.empty() && ahead.empty();
   if (is_idle) has_wish.wait(guard, [this] { return ending || !asked.empty(); });
   if (!ending) {
     taken->swap(asked);
@@ -149,7 +139,34 @@ bool Reader::State::take_wishes(std::vector<Asked>* taken) {
   }
   demand.clear();
   ahead.clear();
+  unchecked.clear();
   return !pieces.empty();
+}
+
+// Waits for the drive, unless there is something else to do.
+void Reader::State::reap() {
+  Landed landed[kLandedAtOnce];
+  {
+    const std::lock_guard<std::mutex> guard(lock);
+    in_reap = unchecked.empty() && (asked.empty() || ending);
+  }
+  const int count = drive->reap(landed, kLandedAtOnce, in_reap ? -1 : 0);
+  {
+    const std::lock_guard<std::mutex> guard(lock);
+    in_reap = false;
+  }
+  count_time();
+  for (int i = 0; i < count; ++i) land(landed[i]);
+}
+
+// Called whenever the number of chunks under way is about to change.
+void Reader::State::count_time() {
+  const int64_t time = now_ns();
+  if (!pieces.empty()) {
+    add(counters.busy_ns, static_cast<uint64_t>(time - counted_ns));
+    add(counters.depth_ns, static_cast<uint64_t>(time - counted_ns) * pieces.size());
+  }
+  counted_ns = time;
 }
 
 void Reader::State::obey(Asked& wish) {
@@ -174,7 +191,7 @@ Status Reader::State::check(const Read& read) const {
     const uint64_t bytes = copies.file_bytes(part.file);
     if (part.offset > bytes || part.bytes > bytes - part.offset)
       return failure(Code::bad_argument, "%s: has %llu bytes, byte %llu is asked for",
-                     copies.first_path(part.file).c_str(), printed(bytes),
+                     copies.first_path(part.file), printed(bytes),
                      printed(part.offset + part.bytes - 1));
     if (reinterpret_cast<uintptr_t>(part.target) % kBlockBytes != 0)
       return failure(Code::bad_argument, "reads need memory at a multiple of %llu bytes",
@@ -237,7 +254,6 @@ void Reader::State::fill() {
     Job* job = choose_job();
     if (job == nullptr) return;
     Piece piece = job->next();
-    piece.job = job;
     if (!job->has_more()) unqueue(*job);
     send(std::move(piece));
   }
@@ -270,30 +286,29 @@ void Reader::State::land(const Landed& landed) {
   if (found.empty()) return;
   Piece piece = std::move(found.mapped());
   Job& job = *piece.job;
-  --job.under_way;
   if (piece.is_ahead) ahead_under_way -= piece.chunk.bytes;
   if (landed.result < 0) {
     land_error(piece, static_cast<int>(-landed.result));
   } else {
     const auto bytes = static_cast<uint64_t>(landed.result);
-    const int64_t took_ns = now_ns() - piece.sent_ns;
-    copies.landed(piece.chunk, piece.queued, took_ns);
+    copies.landed(piece.chunk, piece.queued, now_ns() - piece.sent_ns);
     add(counters.bytes_landed, bytes);
     if (job.was_ahead) add(counters.bytes_ahead, bytes);
     if (bytes < job.needed(piece)) {
       land_short(piece, bytes);
-    } else {
-      land_good(piece);
+    } else if (job.read.parts[piece.part].checksums != nullptr) {
+      return unchecked.push_back(std::move(piece));
     }
   }
+  --job.under_way;
   finish(job);
 }
 
 void Reader::State::land_error(Piece& piece, int error) {
   copies.failed(piece.chunk, now_ns());
-  give_another_try(piece, failure(Code::cannot_read, "%s: cannot be read at byte %llu: %s",
-                                  copies.path(piece.chunk).c_str(), printed(piece.chunk.offset),
-                                  strerror(error)));
+  give_another_try(piece,
+                   failure(Code::cannot_read, "%s: cannot be read at byte %llu: %s",
+                           copies.path(piece.chunk), printed(piece.chunk.offset), strerror(error)));
 }
 
 // Whole blocks are kept and the rest is asked for; where nothing more comes, the file ends.
@@ -303,7 +318,7 @@ void Reader::State::land_short(Piece& piece, uint64_t bytes) {
     const ReadPart& wanted = piece.job->read.parts[piece.part];
     return give_another_try(
         piece, failure(Code::cannot_read, "%s: ends at byte %llu, expected at least %llu",
-                       copies.path(piece.chunk).c_str(), printed(piece.chunk.offset + bytes),
+                       copies.path(piece.chunk), printed(piece.chunk.offset + bytes),
                        printed(wanted.offset + wanted.bytes)));
   }
   piece.chunk.offset += kept;
@@ -323,20 +338,46 @@ void Reader::State::give_another_try(Piece& piece, const Status& why) {
   try_again(std::move(piece));
 }
 
-// Blocks whose last chunk this was are in the processor's cache now or never.
-void Reader::State::land_good(Piece& piece) {
+void Reader::State::check_one() {
+  const Piece piece = std::move(unchecked.front());
+  unchecked.pop_front();
   Job& job = *piece.job;
-  if (job.read.parts[piece.part].checksums == nullptr) return;
-  const int64_t begin = now_ns();
+  const uint64_t begin = thread_cpu_ns();
   if (piece.block >= 0) {
-    if (!job.mend(piece)) check_failed(piece, static_cast<uint64_t>(piece.block));
+    if (!job.mend(piece)) reread(piece, static_cast<uint64_t>(piece.block));
   } else {
     for (const uint64_t block : job.complete_blocks(piece))
-      if (!job.block_is_good(piece.part, block)) reread(job, piece.part, block);
+      if (!job.block_is_good(piece.part, block)) reread(piece, block);
   }
-  add(counters.checksum_ns, static_cast<uint64_t>(now_ns() - begin));
+  add(counters.checksum_ns, thread_cpu_ns() - begin);
+  --job.under_way;
+  finish(job);
 }
 
+// The transfer may have been at fault, or one of several copies: a block is read once more from
+// each. Where chunks of several copies make up a block, none of them is to blame yet.
+void Reader::State::reread(const Piece& wrong, uint64_t block) {
+  Job& job = *wrong.job;
+  const int32_t file = wrong.chunk.file;
+  add(counters.mismatches, 1);
+  Piece piece = job.reread(wrong.part, block);
+  if (wrong.block >= 0) {
+    piece.rereads = wrong.rereads;
+    piece.refused = wrong.refused | CopySet{1} << wrong.chunk.copy;
+  }
+  if (++piece.rereads > copies.copies(file) || piece.beside == nullptr) {
+    if (!job.why.failed())
+      job.why = failure(Code::cannot_read,
+                        "%s: bytes %llu to %llu differ from the checksum that was recorded of them",
+                        copies.first_path(file), printed(job.block_begin(wrong.part, block)),
+                        printed(job.block_end(wrong.part, block) - 1));
+    return;
+  }
+  add(counters.retries, 1);
+  try_again(std::move(piece));
+}
+
+// Reports a read that has nothing under way and nothing to send any more.
 void Reader::State::finish(Job& job) {
   const bool is_over = job.is_cancelled || job.why.failed();
   if (is_over) {
@@ -358,3 +399,71 @@ void Reader::State::finish(Job& job) {
   jobs.erase(job.read.tag);
   report(std::move(arrival));
 }
+
+void Reader::State::report(Arrival arrival) {
+  {
+    const std::lock_guard<std::mutex> guard(lock);
+    arrived.push_back(std::move(arrival));
+  }
+  has_arrival.notify_one();
+}
+
+Reader::Reader() : state_(std::make_unique<State>()) {}
+
+Reader::~Reader() {
+  if (!state_->thread.joinable()) return;
+  {
+    const std::lock_guard<std::mutex> guard(state_->lock);
+    state_->ending = true;
+  }
+  state_->has_wish.notify_one();
+  state_->drive->wake();
+  state_->thread.join();
+}
+
+Status Reader::open(std::unique_ptr<Drive> drive, const std::vector<Source>& sources,
+                    const ReaderOptions& options) {
+  State& state = *state_;
+  RING_TRY(state.copies.open(sources));
+  state.drive = std::move(drive);
+  state.options = options;
+  if (options.chunk_bytes == 0) state.options.chunk_bytes = kDefaultChunkBytes;
+  state.description = state.drive->describe();
+  state.thread = std::thread([&state] { state.run(); });
+  return {};
+}
+
+void Reader::lend(Region region) { state_->ask({State::Wish::lend, {}, 0, region}); }
+
+void Reader::submit(Read read) { state_->ask({State::Wish::submit, std::move(read), 0, {}}); }
+
+void Reader::promote(int64_t tag) { state_->ask({State::Wish::promote, {}, tag, {}}); }
+
+void Reader::cancel(int64_t tag) { state_->ask({State::Wish::cancel, {}, tag, {}}); }
+
+int Reader::poll(Arrival* arrivals, int capacity) {
+  const std::lock_guard<std::mutex> guard(state_->lock);
+  const int count = std::min(capacity, static_cast<int>(state_->arrived.size()));
+  std::move(state_->arrived.begin(), state_->arrived.begin() + count, arrivals);
+  state_->arrived.erase(state_->arrived.begin(), state_->arrived.begin() + count);
+  return count;
+}
+
+bool Reader::wait(int wait_ms) {
+  std::unique_lock<std::mutex> guard(state_->lock);
+  const auto ready = [this] { return !state_->arrived.empty(); };
+  if (wait_ms < 0) {
+    state_->has_arrival.wait(guard, ready);
+    return true;
+  }
+  return state_->has_arrival.wait_for(guard, std::chrono::milliseconds(wait_ms), ready);
+}
+
+const ReaderCounters& Reader::counters() const { return state_->counters; }
+
+std::string Reader::describe() const {
+  const std::lock_guard<std::mutex> guard(state_->lock);
+  return state_->description;
+}
+
+}  // namespace ring::io

@@ -43,25 +43,31 @@ struct Registered {
 class UringDrive : public Drive {
  public:
   ~UringDrive() override {
+    // The kernel must not write into memory that is about to go.
+    Landed landed[16];
+    while (under_way_ > 0) reap(landed, 16, -1);
     if (is_open_) io_uring_queue_exit(&ring_);
     if (event_ >= 0) close(event_);
   }
 
-  // Null on success, else what could not be had.
-  const char* open(OpenFiles* files, int depth, bool registers) {
+  // Empty on success, else what could not be had.
+  std::string open(OpenFiles* files, int depth, bool registers) {
     depth_ = depth > 0 ? std::min(depth, 1024) : kDepth;
     const int made = io_uring_queue_init(static_cast<unsigned>(depth_) + 1, &ring_, 0);
-    if (made < 0) return made == -EPERM ? "io_uring is forbidden" : "io_uring is not to be had";
+    if (made < 0) return std::string("no io_uring: ") + strerror(-made);
     is_open_ = true;
     event_ = eventfd(0, EFD_CLOEXEC);
-    if (event_ < 0) return "no event descriptor for io_uring";
+    if (event_ < 0) return std::string("no io_uring, for want of an eventfd: ") + strerror(errno);
     has_files_ = io_uring_register_files(&ring_, files->all().data(),
                                          static_cast<unsigned>(files->all().size())) == 0;
-    registers_ = registers && io_uring_register_buffers_sparse(&ring_, kBuffersMax) == 0;
-    lost_ = registers && !registers_;
+    if (registers) {
+      const int table = io_uring_register_buffers_sparse(&ring_, kBuffersMax);
+      registers_ = table >= 0;
+      if (table < 0) refusal_ = strerror(-table);
+    }
     files_ = std::make_unique<OpenFiles>(std::move(*files));
     listen();
-    return nullptr;
+    return {};
   }
 
   int depth() const override { return depth_; }
@@ -79,21 +85,13 @@ class UringDrive : public Drive {
     }
     if (has_files_) io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
     io_uring_sqe_set_data64(sqe, chunk.tag);
+    ++under_way_;
   }
 
   void lend(const Region& region) override {
-    if (!registers_) return;
-    for (uint64_t at = 0; at < region.bytes && buffers_.size() < kBuffersMax; at += kBufferBytes) {
-      iovec piece = {region.data + at, std::min(kBufferBytes, region.bytes - at)};
-      const auto index = static_cast<unsigned>(buffers_.size());
-      __u64 tag = 0;
-      if (io_uring_register_buffers_update_tag(&ring_, index, &piece, &tag, 1) < 0) {
-        // An unprivileged user may lock 8 MiB only.
-        lost_ = true;
-        return;
-      }
-      auto* begin = static_cast<uint8_t*>(piece.iov_base);
-      buffers_.push_back({begin, begin + piece.iov_len, static_cast<int>(index)});
+    lent_bytes_ += region.bytes;
+    for (uint64_t at = 0; registers_ && at < region.bytes; at += kBufferBytes) {
+      if (!register_buffer(region.data + at, std::min(kBufferBytes, region.bytes - at))) return;
     }
   }
 
@@ -117,6 +115,7 @@ class UringDrive : public Drive {
       if (tag == kWakeTag) {
         listen();
       } else {
+        --under_way_;
         landed[count++] = {tag, result};
       }
     }
@@ -129,9 +128,7 @@ class UringDrive : public Drive {
   }
 
   std::string describe() const override {
-    return std::string("io_uring") + (registers_ ? ", registered buffers" : "") +
-           ", O_DIRECT, depth " + std::to_string(depth_) +
-           (lost_ ? " (buffers could not be registered)" : "");
+    return "io_uring, O_DIRECT, depth " + std::to_string(depth_) + describe_buffers();
   }
 
  private:
@@ -151,12 +148,43 @@ class UringDrive : public Drive {
     io_uring_submit(&ring_);
   }
 
+  // Fails where the kernel has enough of it: an unprivileged user may lock 8 MiB only.
+  bool register_buffer(uint8_t* data, uint64_t bytes) {
+    const auto index = static_cast<unsigned>(buffers_.size());
+    if (index == kBuffersMax) {
+      refusal_ = "too many pieces of memory";
+      return false;
+    }
+    const iovec piece = {data, bytes};
+    const __u64 tag = 0;
+    const int done = io_uring_register_buffers_update_tag(&ring_, index, &piece, &tag, 1);
+    if (done < 0) {
+      refusal_ = strerror(-done);
+      return false;
+    }
+    const auto place = std::upper_bound(
+        buffers_.begin(), buffers_.end(), data,
+        [](const uint8_t* at, const Registered& buffer) { return at < buffer.begin; });
+    buffers_.insert(place, {data, data + bytes, static_cast<int>(index)});
+    registered_bytes_ += bytes;
+    return true;
+  }
+
   // The buffer that holds all of these bytes, or -1.
   int buffer_of(const uint8_t* data, uint64_t bytes) const {
-    for (const Registered& buffer : buffers_) {
-      if (data >= buffer.begin && data + bytes <= buffer.end) return buffer.index;
-    }
-    return -1;
+    const auto after = std::upper_bound(
+        buffers_.begin(), buffers_.end(), data,
+        [](const uint8_t* at, const Registered& buffer) { return at < buffer.begin; });
+    if (after == buffers_.begin()) return -1;
+    const Registered& buffer = *(after - 1);
+    return data + bytes <= buffer.end ? buffer.index : -1;
+  }
+
+  std::string describe_buffers() const {
+    if (refusal_.empty()) return registers_ ? ", registered buffers" : "";
+    if (registered_bytes_ == 0) return ", buffers not registered (" + refusal_ + ")";
+    return ", " + std::to_string(registered_bytes_ >> 20) + " of " +
+           std::to_string(lent_bytes_ >> 20) + " MiB of buffers registered (" + refusal_ + ")";
   }
 
   io_uring ring_{};
@@ -164,8 +192,11 @@ class UringDrive : public Drive {
   int depth_ = 0;
   int event_ = -1;
   uint64_t woken_ = 0;
-  bool is_open_ = false, has_files_ = false, registers_ = false, lost_ = false;
-  std::vector<Registered> buffers_;
+  int under_way_ = 0;
+  bool is_open_ = false, has_files_ = false, registers_ = false;
+  std::string refusal_;              // why buffers, or some of them, are not registered
+  std::vector<Registered> buffers_;  // by address
+  uint64_t lent_bytes_ = 0, registered_bytes_ = 0;
 };
 
 }  // namespace
@@ -173,10 +204,8 @@ class UringDrive : public Drive {
 std::unique_ptr<Drive> make_uring_drive(OpenFiles* files, int depth, bool registers,
                                         std::string* missing) {
   auto drive = std::make_unique<UringDrive>();
-  const char* reason = drive->open(files, depth, registers);
-  if (reason == nullptr) return drive;
-  *missing = reason;
-  return nullptr;
+  *missing = drive->open(files, depth, registers);
+  return missing->empty() ? std::move(drive) : nullptr;
 }
 
 }  // namespace ring::io

@@ -113,6 +113,9 @@ export class Residents {
   }
 
   #emptySlot(moeLayer: number, isSweep: boolean, isAhead: boolean): number {
+    // While memory is still being touched, a slot is free sooner than what it displaced is read again.
+    // A sweep goes on all the same: what it has computed it does not want again.
+    if (this.table.cold > 0 && !isSweep) return -1
     this.#sparesAwaited = true
     let victim = this.#victim(moeLayer, isSweep)
     if (victim < 0 && !isAhead) {

@@ -31,8 +31,10 @@ export class SlotTable {
   readonly #free: Int32Array
   #freeCount = 0
   #loading = 0
+  #cold: number
 
   constructor(slots: number, moeLayers: number, expertsPerLayer: number) {
+    this.#cold = slots
     this.state = new Uint8Array(slots)
     this.expertIn = new Int32Array(slots).fill(-1)
     this.slotOf = new Int32Array(moeLayers * expertsPerLayer).fill(-1)
@@ -44,6 +46,11 @@ export class SlotTable {
   /** Slots that are loading. */
   get loading(): number {
     return this.#loading
+  }
+
+  /** Slots whose memory has not been touched yet. */
+  get cold(): number {
+    return this.#cold
   }
 
   layerOf(expert: Expert): number {
@@ -58,6 +65,7 @@ export class SlotTable {
 
   touched(slot: number): void {
     if (this.state[slot] !== SlotState.cold) throw new Error(`slot ${slot} was touched twice`)
+    this.#cold -= 1
     this.#release(slot)
   }
 

@@ -37,7 +37,8 @@ export class Journal {
     const sums = new Uint32Array(blocks)
     const known = new Uint8Array(blocks)
     const start = recallable(path, head)
-    if (start === null) replaceFile(path, encodeHead(head))
+    // A power cut costs no more than what was read.
+    if (start === null) replaceFile(path, encodeHead(head), false)
     try {
       // What is torn at the end would hide whatever is appended behind it.
       if (start !== null) fs.truncateSync(path, replay(start.records, sums, known) + start.end)

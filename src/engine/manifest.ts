@@ -21,10 +21,15 @@ import type { TensorChecksums } from './tables.js'
 /** Far above any honest manifest: a file of a terabyte needs some 6 MB. */
 const MANIFEST_BYTES_LIMIT = 2 ** 28
 
+/** Throws ModelError when there is no such file. */
 export function identityOf(path: string): FileIdentity {
-  const real = fs.realpathSync(path)
-  const { size, mtimeNs, ino } = fs.statSync(real, { bigint: true })
-  return { path: real, sizeBytes: Number(size), mtimeNs: String(mtimeNs), inode: String(ino) }
+  try {
+    const real = fs.realpathSync(path)
+    const { size, mtimeNs, ino } = fs.statSync(real, { bigint: true })
+    return { path: real, sizeBytes: Number(size), mtimeNs: String(mtimeNs), inode: String(ino) }
+  } catch (error) {
+    throw new ModelError(`${basename(path)}: cannot be found: ${reasonOf(error)}`)
+  }
 }
 
 export function isSameFile(one: FileIdentity, other: FileIdentity): boolean {
@@ -68,7 +73,7 @@ export function readManifest(folder: string, identity: FileIdentity): Standing {
 /** Keeps a manifest, whole or not at all. */
 export function writeManifest(folder: string, manifest: FileManifest): void {
   const { identity } = manifest.head
-  replaceFile(manifestPath(folder, identity.path, 'manifest'), encodeManifest(manifest))
+  replaceFile(manifestPath(folder, identity.path, 'manifest'), encodeManifest(manifest), true)
 }
 
 /** A file of the cache, which must not make us read without end. */
@@ -81,16 +86,16 @@ export function readBounded(path: string): Buffer {
   })
 }
 
-/** Writes beside the place, then moves there; what stood there stands until the new is on the drive. */
-export function replaceFile(path: string, bytes: Uint8Array): void {
+/** Writes beside the place, then moves there. Flushed, it outlives a power cut. */
+export function replaceFile(path: string, bytes: Uint8Array, isFlushed: boolean): void {
   const partial = `${path}.${process.pid}.partial`
   try {
     fs.mkdirSync(dirname(path), { recursive: true })
-    fs.writeFileSync(partial, bytes, { flush: true })
+    fs.writeFileSync(partial, bytes, { flush: isFlushed })
     fs.renameSync(partial, path)
-    syncFolder(dirname(path))
+    if (isFlushed) syncFolder(dirname(path))
   } catch (error) {
-    fs.rmSync(partial, { force: true })
+    if (fs.existsSync(partial)) fs.rmSync(partial)
     throw new ModelError(`${path}: cannot be written: ${reasonOf(error)}`)
   }
 }

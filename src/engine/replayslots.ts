@@ -98,7 +98,7 @@ export class ReplaySlots {
 
   /** Cold slots are touched and loads come nearer. */
   #pass(): void {
-    let touches = this.#mostPolls === 0 ? this.#slots.length : this.#draw(this.#slots.length)
+    let touches = this.#mostPolls === 0 ? this.#slots.length : 1 + this.#draw(this.#slots.length)
     for (const [at, slot] of this.#slots.entries()) {
       if (slot.state === 'cold' && touches > 0) {
         slot.state = 'free'

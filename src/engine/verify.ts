@@ -18,8 +18,9 @@ import {
   type Standing,
   writeManifest,
 } from './manifest.js'
-import { BLOCK_BYTES, type FileIdentity, firstBlocks, type ManifestHead } from './manifestfile.js'
-import type { FoundSums, Piece, PieceResult } from './verifyworker.js'
+import type { FileIdentity, ManifestHead } from './manifestfile.js'
+import { bytesIn, cutPieces, type Piece } from './pieces.js'
+import type { FoundSums, Task, TaskResult } from './verifyworker.js'
 
 export interface VerifyWishes {
   /** Record anew whatever stands. */
@@ -68,24 +69,17 @@ interface Subject {
   readonly head: ManifestHead
   /** Of the extents. */
   readonly names: readonly string[]
-  readonly first: Float64Array
   readonly standing: Standing
   readonly journal: Journal
   missingBlocks: number
 }
 
-/** A run of blocks that is to be read, with the file it is of. */
+/** A piece that is to be read, with the file it is of. */
 interface Work {
   readonly subject: Subject
   readonly piece: Piece
-  readonly bytes: number
 }
 
-/** What one call into native reads: so long must a person wait who wants to stop. */
-const SPAN_BLOCKS = 16
-/** What one message to a thread is about; so much of a thread's work is lost when it is killed. */
-const PIECE_BYTES = 32 * BLOCK_BYTES
-const PIECE_SPANS = 256
 /** A drive wants several reads under way, also where there are few processors. */
 const THREADS = 8
 
@@ -101,7 +95,7 @@ class Run {
   readonly #bytes: number
   readonly #resumedBytes: number
   readonly #began = performance.now()
-  /** Shared with the threads; see Piece.stop. */
+  /** Shared with the threads; see Task.stop. */
   readonly #stop = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT))
   readonly #differing: Difference[] = []
   #readBytes = 0
@@ -114,9 +108,10 @@ class Run {
     this.#cache = manifestFolder(environment)
     const { files } = openShards(folder)
     this.#subjects = files.map(({ path }) => subjectOf(path, this.#cache, record))
-    this.#works = this.#subjects.flatMap((subject) => [...worksOf(subject, this.#stop)])
-    this.#bytes = this.#subjects.reduce((sum, { head }) => sum + extentBytes(head), 0)
-    this.#resumedBytes = this.#bytes - this.#works.reduce((sum, { bytes }) => sum + bytes, 0)
+    this.#works = this.#subjects.flatMap((subject) => worksOf(subject))
+    this.#bytes = this.#subjects.reduce((sum, { head }) => sum + bytesIn(head.extents), 0)
+    const missing = this.#works.reduce((sum, { piece }) => sum + bytesIn(piece.spans), 0)
+    this.#resumedBytes = this.#bytes - missing
   }
 
   async finish(): Promise<Verification> {
@@ -146,7 +141,7 @@ class Run {
   async #read(): Promise<void> {
     if (this.#works.length === 0) return
     const threads = Math.min(THREADS, this.#works.length)
-    const pool = new Piscina<Piece, PieceResult>({
+    const pool = new Piscina<Task, TaskResult>({
       filename: new URL('./verifyworker.js', import.meta.url).href,
       minThreads: threads,
       maxThreads: threads,
@@ -164,11 +159,11 @@ class Run {
     }
   }
 
-  async #lane(pool: Piscina<Piece, PieceResult>, queue: Iterator<Work>): Promise<void> {
+  async #lane(pool: Piscina<Task, TaskResult>, queue: Iterator<Work>): Promise<void> {
     try {
       for (let next = queue.next(); !next.done && !this.#isStopped(); next = queue.next()) {
         const { subject, piece } = next.value
-        const found = await pool.run(piece)
+        const found = await pool.run({ path: subject.path, spans: piece.spans, stop: this.#stop })
         if ('refused' in found) throw new ModelError(found.refused)
         this.#note(subject, piece.firstBlock, found)
       }
@@ -250,13 +245,13 @@ function subjectOf(path: string, cache: string, record: boolean): Subject {
     ...stored.flatMap(({ offset, bytes }) => [offset, bytes]),
   ])
   const head: ManifestHead = { identity, recorded: new Date(), extents }
+  const standing: Standing = record ? { kind: 'absent' } : standingOf(cache, identity)
   const journal = Journal.open(cache, head)
   return {
     path,
     head,
     names: ['header', ...stored.map(({ name }) => name)],
-    first: firstBlocks(extents),
-    standing: record ? { kind: 'absent' } : standingOf(cache, identity),
+    standing,
     journal,
     missingBlocks: journal.known.length - journal.known.reduce((sum, known) => sum + known, 0),
   }
@@ -271,55 +266,7 @@ function standingOf(cache: string, identity: FileIdentity): Standing {
   }
 }
 
-function extentBytes({ extents }: ManifestHead): number {
-  return extents.reduce((sum, value, index) => (index % 2 === 1 ? sum + value : sum), 0)
-}
-
-/** The blocks that are missing, cut into pieces. */
-function* worksOf(subject: Subject, stop: Int32Array): Generator<Work> {
-  let spans: number[] = []
-  let [firstBlock, nextBlock, bytes] = [0, 0, 0]
-  const piece = (): Work => {
-    const made: Piece = { path: subject.path, firstBlock, spans: Float64Array.from(spans), stop }
-    return { subject, piece: made, bytes }
-  }
-  for (const span of missingSpans(subject)) {
-    const isFull = bytes + span.bytes > PIECE_BYTES || spans.length >= 2 * PIECE_SPANS
-    if (bytes > 0 && (isFull || span.block !== nextBlock)) {
-      yield piece()
-      spans = []
-      bytes = 0
-    }
-    if (bytes === 0) firstBlock = span.block
-    spans.push(span.offset, span.bytes)
-    bytes += span.bytes
-    nextBlock = span.block + span.blocks
-  }
-  if (bytes > 0) yield piece()
-}
-
-interface Span {
-  readonly block: number
-  readonly blocks: number
-  readonly offset: number
-  readonly bytes: number
-}
-
-/** Stretches of missing blocks; none reaches past its extent. */
-function* missingSpans({ head, first, journal }: Subject): Generator<Span> {
-  const { known } = journal
-  for (let extent = 0; 2 * extent < head.extents.length; extent += 1) {
-    const [offset = 0, bytes = 0] = head.extents.subarray(2 * extent, 2 * extent + 2)
-    const [begin = 0, end = 0] = first.subarray(extent, extent + 2)
-    for (let block = begin; block < end; ) {
-      let next = block
-      while (next < end && next - block < SPAN_BLOCKS && known[next] === 0) next += 1
-      if (next > block) {
-        const start = (block - begin) * BLOCK_BYTES
-        const stop = Math.min(bytes, (next - begin) * BLOCK_BYTES)
-        yield { block, blocks: next - block, offset: offset + start, bytes: stop - start }
-      }
-      block = Math.max(next, block + 1)
-    }
-  }
+function worksOf(subject: Subject): Work[] {
+  const { head, journal } = subject
+  return cutPieces(head.extents, journal.known).map((piece) => ({ subject, piece }))
 }

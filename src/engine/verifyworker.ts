@@ -3,13 +3,11 @@
 import { hashExtent, isDeviceError } from '../../native/index.js'
 import { BLOCK_BYTES } from './manifestfile.js'
 
-/** Consecutive blocks of one file. */
-export interface Piece {
+export interface Task {
   readonly path: string
-  readonly firstBlock: number
-  /** Offset and bytes of each stretch; each but the last of an extent is of whole blocks. */
+  /** See Piece.spans. */
   readonly spans: Float64Array
-  /** A word that is not 0 as soon as the piece is no longer wanted. */
+  /** A word that is not 0 as soon as nothing more is wanted. */
   readonly stop: Int32Array
 }
 
@@ -20,9 +18,9 @@ export interface FoundSums {
 }
 
 /** What was found, or why it cannot be. */
-export type PieceResult = FoundSums | { readonly refused: string }
+export type TaskResult = FoundSums | { readonly refused: string }
 
-export default function hashPiece({ path, spans, stop }: Piece): PieceResult {
+export default function hashPiece({ path, spans, stop }: Task): TaskResult {
   const sums: number[] = []
   let read = 0
   try {

@@ -54,7 +54,7 @@ const STAGING_BYTES = 2 ** 20
 
 export const dtypeBytes: Readonly<Record<Dtype, number>> = { F8_E4M3: 1, BF16: 2, F32: 4 }
 
-export function tensorBytes({ dtype, shape }: NewTensor): number {
+function tensorBytes({ dtype, shape }: NewTensor): number {
   return shape.reduce((product, size) => product * size, dtypeBytes[dtype])
 }
 

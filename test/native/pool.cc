@@ -2,14 +2,19 @@
 // nothing of a round runs after it. Most rounds are tiny and follow each other at once, which is
 // when a thread that wakes late would take a piece of the next round.
 #include "cpu/pool.h"
-#include "harness.h"
-#include "reference.h"
+
+#include <sched.h>
 
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include "harness.h"
+#include "reference.h"
 
 using namespace ring;
 using namespace ring::test;
@@ -69,6 +74,44 @@ void require_all_present(Pool& pool) {
   });
   require(seen == (1u << threads) - 1, "of %d threads came only those of mask %x", threads,
           seen.load());
+}
+
+cpu_set_t allowed_here() {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  sched_getaffinity(0, sizeof cpus, &cpus);
+  return cpus;
+}
+
+// This machine's own topology, cut down to `cpus` CPUs, each of which is a node of its own if so
+// wished.
+Topology part_of_machine(int cpus, bool has_nodes) {
+  Topology topology = read_topology();
+  if (static_cast<int>(topology.seats.size()) < cpus) skip("this needs %d CPUs", cpus);
+  topology.seats.resize(cpus);
+  for (int i = 0; i < cpus; ++i) topology.seats[i].node = has_nodes ? i : 0;
+  return topology;
+}
+
+// Rounds of two pieces of which that of one thread rests, as if its core had been taken away, until
+// the pool has moved it. Whether the two threads are on different CPUs, without which there is
+// nothing to move, is for the system to say: so again, for a while.
+void require_relief_of(Pool& pool, int resting) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  const auto in_time = [&] { return std::chrono::steady_clock::now() < deadline; };
+  const int64_t before = pool.reliefs();
+  while (pool.reliefs() == before && in_time()) {
+    std::atomic<int> present{0};
+    pool.run(2, [&](int, int thread) {
+      present.fetch_add(1);
+      while (present.load() < 2 && in_time()) std::this_thread::yield();
+      if (thread != resting) return;
+      for (int rest = 0; rest < 100 && pool.reliefs() == before; ++rest) {
+        std::this_thread::sleep_for(std::chrono::microseconds(300));
+      }
+    });
+  }
+  require(pool.reliefs() > before, "thread %d was left without a core", resting);
 }
 
 constexpr int kThreadCounts[] = {1, 2, 3, 8};
@@ -170,4 +213,94 @@ RING_CASE(pool_publishes, "a pool's caller sees what the pieces wrote, and they 
       require(output[piece] == round + piece, "round %d, piece %d: stale", round, piece);
     }
   }
+}
+
+RING_CASE(pool_relief, "a pool gives a thread that lost its core the core of one that waits") {
+  if (part_of_machine(2, false).seats.size() < 2) return;
+  const cpu_set_t before = allowed_here();
+  Pool pool(2, Pinning::none);
+  for (const int resting : {1, 0, 1}) {
+    require_relief_of(pool, resting);
+    // Each may then run where it could before, the caller too.
+    cpu_set_t after[2];
+    std::atomic<int> present{0};
+    pool.run(2, [&](int, int thread) {
+      present.fetch_add(1);
+      while (present.load() < 2) std::this_thread::yield();
+      after[thread] = allowed_here();
+    });
+    for (int thread = 0; thread < 2; ++thread) {
+      require(CPU_EQUAL(&before, &after[thread]), "thread %d was left on %d CPUs of %d", thread,
+              CPU_COUNT(&after[thread]), CPU_COUNT(&before));
+    }
+  }
+}
+
+RING_CASE(pool_pinned,
+          "a pool keeps pinned threads on a CPU each, and the caller's only if asked") {
+  const Topology topology = part_of_machine(2, false);
+  const cpu_set_t before = allowed_here();
+  for (const Pinning pinning : {Pinning::none, Pinning::workers, Pinning::all}) {
+    Pool pool(2, pinning, topology);
+    cpu_set_t seen[2];
+    std::atomic<int> present{0};
+    pool.run(2, [&](int, int thread) {
+      present.fetch_add(1);
+      while (present.load() < 2) std::this_thread::yield();
+      seen[thread] = allowed_here();
+    });
+    for (int thread = 0; thread < 2; ++thread) {
+      const bool is_pinned = pinning == Pinning::all || (pinning == Pinning::workers && thread > 0);
+      const int cpu = topology.seats[thread].cpu;
+      require(pool.cpu_of(thread) == (is_pinned ? cpu : -1), "thread %d says CPU %d", thread,
+              pool.cpu_of(thread));
+      const bool is_held = CPU_COUNT(&seen[thread]) == 1 && CPU_ISSET(cpu, &seen[thread]);
+      const bool is_free = CPU_EQUAL(&seen[thread], &before);
+      require(is_pinned ? is_held : is_free, "thread %d may use %d CPUs", thread,
+              CPU_COUNT(&seen[thread]));
+    }
+  }
+  const cpu_set_t after = allowed_here();
+  require(CPU_EQUAL(&after, &before), "the caller's thread stayed on %d CPUs", CPU_COUNT(&after));
+}
+
+RING_CASE(pool_nodes, "a pool's workers stay on the CPUs of their memory node") {
+  const Topology topology = part_of_machine(2, true);
+  Pool pool(2, Pinning::none, topology);
+  require(pool.node_of(0) == 0 && pool.node_of(1) == 1, "nodes %d and %d", pool.node_of(0),
+          pool.node_of(1));
+  cpu_set_t seen{};
+  std::atomic<int> present{0};
+  pool.run(2, [&](int, int thread) {
+    present.fetch_add(1);
+    while (present.load() < 2) std::this_thread::yield();
+    if (thread == 1) seen = allowed_here();
+  });
+  require(CPU_COUNT(&seen) == 1 && CPU_ISSET(topology.seats[1].cpu, &seen), "it may use %d CPUs",
+          CPU_COUNT(&seen));
+}
+
+RING_CASE(pool_refused, "a pool works where a CPU that it should pin to does not exist") {
+  Topology topology;
+  topology.seats = {{0, 0, 0}, {60000, 60000, 7}};
+  Pool pool(2, Pinning::workers, topology);
+  require(pool.cpu_of(1) == -1, "it says CPU %d", pool.cpu_of(1));
+  run_round(pool, 100);
+}
+
+RING_CASE(pool_environment, "RING_PIN asks a pool to pin its threads") {
+  const char* set = getenv("RING_PIN");
+  const std::string before = set == nullptr ? "" : set;
+  unsetenv("RING_PIN");
+  const Pinning unset = pinning_wanted();
+  const auto wanted = [](const char* text) {
+    setenv("RING_PIN", text, 1);
+    return pinning_wanted();
+  };
+  const Pinning empty = wanted(""), zero = wanted("0"), one = wanted("1"), all = wanted("all");
+  setenv("RING_PIN", before.c_str(), 1);
+  require(unset == Pinning::none && empty == Pinning::none && zero == Pinning::none,
+          "it pins without being asked");
+  require(one == Pinning::workers, "1 does not pin the workers");
+  require(all == Pinning::all, "all does not pin all");
 }

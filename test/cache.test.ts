@@ -301,14 +301,28 @@ describe('counts', () => {
     expect([...counts.evictions]).toEqual([1, 0])
   })
 
-  it('take in a layer that is heard of in pieces', () => {
-    const { cache, device, counts } = open({ slots: 8, experts: 16 }, 'lru')
-    const records = usesOf(0, 16, range(16), sweepTokens)
+  it('take in a layer that is heard of in pieces, and the policy hears of it whole', () => {
+    const heard: [number, number, boolean][] = []
+    const shape = { moeLayers: 2, experts: 16, topK: 2, slots: 8 }
+    const listening: Policy = {
+      name: 'listening',
+      used: (layer, _, count, isSweep) => heard.push([layer, count, isSweep]),
+      entered: () => {},
+      left: () => {},
+      victim: () => -1,
+    }
+    const counts = newCounts(2)
+    const cache = new SlotCache(shape, listening, counts)
+    const records = usesOf(0, 16, range(16), 20)
+    cache.used(usesOf(0, 16, [3, 15]))
     cache.used(records.subarray(0, 10))
     cache.used(records.subarray(10))
-    device.tell(cache)
-    cache.place(0, Int32Array.from(range(16)), sweepTokens)
-    expect(counts.requests[0]).toBe(16)
+    cache.place(1, list(), 1)
+    expect(heard).toEqual([
+      [0, 2, false],
+      [0, 16, true],
+    ])
+    expect(counts.requests[0]).toBe(18)
   })
 })
 

@@ -42,6 +42,9 @@ function headOf(changes: Partial<ManifestHead> = {}): ManifestHead {
   }
 }
 
+/** Whole seconds, which can be set again exactly. */
+const recordedTimes = [1_700_000_000, 1_700_000_000] as const
+
 /** A file of holes in the folder, with the manifest that a run of `verify` would have kept. */
 function recorded(
   folder: string,
@@ -50,6 +53,7 @@ function recorded(
   const path = join(folder, name)
   fs.writeFileSync(path, '')
   fs.truncateSync(path, SIZE)
+  fs.utimesSync(path, ...recordedTimes)
   const head = headOf({ identity: identityOf(path) })
   writeManifest(cacheIn(folder), { head, sums })
   return { path, head }
@@ -167,13 +171,18 @@ describe('a manifest in the cache', () => {
 
   it.each<[what: string, change: (path: string) => void]>([
     ['was touched', (path) => fs.utimesSync(path, 1, 1)],
-    ['was cut short', (path) => fs.truncateSync(path, SIZE - 1)],
     [
-      'is another file of the same size and time',
+      'was cut short, at the same time',
       (path) => {
-        const { atime, mtime } = fs.statSync(path)
+        fs.truncateSync(path, SIZE - 1)
+        fs.utimesSync(path, ...recordedTimes)
+      },
+    ],
+    [
+      'is another one of the same size and time',
+      (path) => {
         fs.copyFileSync(path, `${path}.copy`)
-        fs.utimesSync(`${path}.copy`, atime, mtime)
+        fs.utimesSync(`${path}.copy`, ...recordedTimes)
         fs.renameSync(`${path}.copy`, path)
       },
     ],

@@ -203,16 +203,9 @@ bool Pool::relieve(int watcher) {
       hold(desk.id, only(there));
       hold(desk.id, its);
     } else {
-      static bool order = getenv("ORDER");
-      if (order) {
       hold(desk.id, its);
       hold(0, only(there));
       hold(0, mine);
-      } else {
-      hold(0, only(there));
-      hold(desk.id, its);
-      hold(0, mine);
-      }
       reliefs_.fetch_add(1, std::memory_order_relaxed);
     }
     return true;

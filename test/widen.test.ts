@@ -17,7 +17,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { openCheckpoint } from '../src/model/checkpoint.js'
 import { inventory } from '../src/model/inventory.js'
 import { widen } from '../src/model/widen.js'
-import { planShards } from '../src/model/writer.js'
+import { type NewTensor, planShards } from '../src/model/writer.js'
 import { differenceAt, flips, lastDifference, score, weightDifference } from './agreement.js'
 import { command, copyOfTiny, type Ended, ended, program, started, withFolder } from './command.js'
 import { edgeGoldens, type GoldenCase, tinyGoldens } from './goldens.js'
@@ -102,6 +102,39 @@ describe('how a widened model lies on disk', () => {
     expect(offsets.length).toBeGreaterThan(0)
     for (const offset of offsets) expect(offset % 8).toBe(0)
     for (const offset of offsets) expect(offset % 512).not.toBe(0)
+  })
+})
+
+describe('phases', () => {
+  /** Where each tensor of the only file begins, by its name. */
+  function offsets(tensors: readonly NewTensor[]): Map<string, number> {
+    const [{ header } = { header: Buffer.alloc(0) }] = planShards(tensors, 2 ** 30)
+    const { __metadata__: _, ...entries } = JSON.parse(header.toString('utf8', 8))
+    const places = Object.entries<{ data_offsets: number[] }>(entries)
+    return new Map(places.map(([name, at]) => [name, header.length + (at.data_offsets[0] ?? 0)]))
+  }
+
+  it('are odd multiples of 8 for the largest matrix, whatever the length of the header', () => {
+    for (let length = 1; length <= 32; length += 1) {
+      const name = 'x'.repeat(length)
+      const found = offsets([{ name, dtype: 'F8_E4M3', shape: [64, 64], pieces: null }])
+      expect((found.get(name) ?? 0) % 16).toBe(8)
+    }
+  })
+
+  it('are not shifted by a tensor of odd size', () => {
+    const found = offsets([
+      { name: 'odd', dtype: 'F32', shape: [3], pieces: null },
+      { name: 'even', dtype: 'F32', shape: [4], pieces: null },
+      { name: 'matrix', dtype: 'F8_E4M3', shape: [64, 64], pieces: null },
+    ])
+    expect(['even', 'matrix'].map((name) => (found.get(name) ?? 0) % 8)).toEqual([0, 0])
+    // Before it lies all else, wide types first.
+    expect([...found].sort(([, a], [, b]) => a - b).map(([name]) => name)).toEqual([
+      'even',
+      'matrix',
+      'odd',
+    ])
   })
 })
 

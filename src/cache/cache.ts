@@ -1,6 +1,8 @@
 // Which expert is where. Integers in, integers out: it never sees native, so the same code serves a
-// live device, a replayed trace and injected faults. With every expert mapped in its checkpoint file
-// there is one tier and nothing to decide; slots and their policies enter here.
+// live device, a replayed trace and injected faults. This is what the engine asks; with every expert
+// mapped in its checkpoint file there is nothing to decide (MappedCache, here), a budget over maps is
+// advice (advised.ts), and slots in memory are where the decisions are (slotcache.ts, then residents.ts
+// for who stays, policy.ts for what a policy is).
 import { expertOf, type Place, placeOf, Tier } from './place.js'
 
 /** For one layer: where each wanted expert lies (`nowhere` if it must wait), and what to load. */

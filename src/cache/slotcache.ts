@@ -43,7 +43,7 @@ export class SlotCache implements Cache {
     for (let at = 0; at < records.length; at += UseField.count) {
       const expert = (records[at + UseField.expert] ?? 0) as Expert
       const tokens = records[at + UseField.tokens] ?? 0
-      this.#hear(expert, tokens); if (at + 2 >= records.length) this.#endRouting()
+      this.#hear(expert, tokens)
       this.#count(expert)
     }
   }

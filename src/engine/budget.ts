@@ -85,7 +85,7 @@ export function loadModeOf(wishes: BudgetWishes, sizes: WeightSizes): LoadMode {
 }
 
 /** Activations of the largest step, and what each thread computes in. */
-export function scratchBytes(config: ModelConfig, stepTokens: number, threads: number): number {
+function scratchBytes(config: ModelConfig, stepTokens: number, threads: number): number {
   const { hidden, heads, kvHeads, headDim, experts, topK, expertWidth, denseWidth } = config
   const pairs = Math.max(stepTokens, Math.min(stepTokens, 128) * topK)
   const perToken =

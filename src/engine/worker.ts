@@ -17,9 +17,10 @@ function send(message: FromWorker): void {
   port.postMessage(message)
 }
 
-function open(): OpenModel | null {
+function open(): { model: OpenModel; recorder: TraceRecorder | null } | null {
   try {
-    return openModel(folder, { ...wishes, control })
+    const model = openModel(folder, { ...wishes, control })
+    return { model, recorder: record(model) }
   } catch (error) {
     // Anything that is not about the model is a fault of ours and shows as one.
     if (!(error instanceof ModelError)) throw error
@@ -90,13 +91,17 @@ function serve(model: OpenModel, recorder: TraceRecorder | null): void {
   }
 }
 
-const model = open()
-if (model !== null) {
-  const recorder = record(model)
+const opened = open()
+if (opened !== null) {
+  const { model, recorder } = opened
   send({ kind: 'ready', facts: factsOf(model) })
   try {
     serve(model, recorder)
     recorder?.close()
+  } catch (error) {
+    // A trace that cannot be written any more, on a full disk for instance.
+    if (!(error instanceof ModelError)) throw error
+    send({ kind: 'lost', message: error.message })
   } finally {
     model.close()
   }

@@ -97,7 +97,7 @@ Topology part_of_machine(int cpus, bool has_nodes) {
 // the pool has moved it. Whether the two threads are on different CPUs, without which there is
 // nothing to move, is for the system to say: so again, for a while.
 void require_relief_of(Pool& pool, int resting) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
   const auto in_time = [&] { return std::chrono::steady_clock::now() < deadline; };
   const int64_t before = pool.reliefs();
   while (pool.reliefs() == before && in_time()) {
@@ -223,7 +223,7 @@ RING_CASE(pool_relief, "a pool gives a thread that lost its core the core of one
     Pool pool(2, Pinning::none);
     for (const int resting : {1, 0, 1}) require_relief_of(pool, resting);
     // A neighbour may take a core in these rounds too, and the thread be held for a moment again.
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
     while (!CPU_EQUAL(&worker, &before) && std::chrono::steady_clock::now() < deadline) {
       std::atomic<int> present{0};
       pool.run(2, [&](int, int thread) {

@@ -22,9 +22,9 @@ namespace {
 class Tree {
  public:
   Tree() {
-    char name[] = "/tmp/ring-topology-XXXXXX";
-    require(mkdtemp(name) != nullptr, "no temporary folder");
-    root_ = name;
+    const char* folder = getenv("TMPDIR");
+    root_ = std::string(folder != nullptr ? folder : P_tmpdir) + "/ring-topology-XXXXXX";
+    require(mkdtemp(root_.data()) != nullptr, "no temporary folder");
   }
   ~Tree() { std::filesystem::remove_all(root_); }
   Tree(const Tree&) = delete;

@@ -20,8 +20,7 @@ const nativeLinesMax = 600
 
 /** The floors, lowest first; a folder stands on the first line that names it. */
 const floors: readonly (readonly [prefix: string, floor: number])[] = [
-  ['native/index.ts', 0],
-  ['native/contract.ts', 0],
+  ['native/', 0],
   ['src/cache/', 1],
   ['src/model/', 1],
   ['src/prefetch/', 2],

@@ -45,8 +45,8 @@ function run(command, parameters, settings = {}, input = '') {
 
 /** What stands before a program so that the kernel lays its memory out the same way each time. */
 function orderly() {
-  const prefix = ['setarch', run('uname', ['-m']).stdout.trim(), '-R']
-  return run(prefix[0], [...prefix.slice(1), 'true']).isGood ? prefix : []
+  const parameters = [run('uname', ['-m']).stdout.trim(), '-R']
+  return run('setarch', [...parameters, 'true']).isGood ? ['setarch', ...parameters] : []
 }
 
 /** Whether the compiler has the sanitizer's library. @param {string} sanitizers */
@@ -72,13 +72,13 @@ function build(sanitizers) {
 }
 
 /**
- * Runs the program for each of the lists of parameters; the first that fails ends it.
- * @param {string[]} program @param {string[][]} runs @param {Record<string, string>} settings
+ * Runs the program once for each list of parameters; the first run that fails ends it.
+ * @param {(parameters: string[]) => ReturnType<typeof run>} program @param {string[][]} runs
  * @returns {Ending}
  */
-function test([command, ...prefix], runs, settings) {
+function test(program, runs) {
   for (const parameters of runs) {
-    const { isGood, how, text } = run(command, [...prefix, ...parameters], settings)
+    const { isGood, how, text } = program(parameters)
     if (isGood) continue
     if (misfit.test(text)) {
       return { verdict: 'not run', why: 'this kernel lays memory out where the sanitizer needs it' }
@@ -100,11 +100,13 @@ function check(sanitizers, settings, runsOf) {
   }
   const built = build(sanitizers)
   if (built === null) return failed('the C++ tests do not build')
-  const program = [...orderly(), built]
-  const listed = run(program[0], [...program.slice(1), '--list'], settings)
+  const [command = built, ...before] = [...orderly(), built]
+  /** @param {string[]} parameters */
+  const program = (parameters) => run(command, [...before, ...parameters], settings)
+  const listed = program(['--list'])
   // Where not even the names can be had, the first run says why.
   const runs = listed.isGood ? runsOf(listed.stdout.trim().split('\n')) : [['--list']]
-  return runs.length > 0 ? test(program, runs, settings) : failed('no case has threads')
+  return runs.length > 0 ? test(program, runs) : failed('no case has threads')
 }
 
 const checks = {
@@ -117,7 +119,8 @@ const checks = {
     ),
 }
 
-const report = { passed: 0, failed: 0, /** @type {string[]} */ notRun: [] }
+/** @type {{ passed: number, failed: number, notRun: string[] }} */
+const report = { passed: 0, failed: 0, notRun: [] }
 for (const [name, start] of Object.entries(checks)) {
   const startMs = performance.now()
   const { verdict, why } = start()

@@ -176,11 +176,11 @@ describe('experts in slots', () => {
 describe('flags without effect', () => {
   it('are accepted, and each says so on stderr; what was decided is said too', async () => {
     const idle = ['--expert-vram', '8GiB', '--policy', 'lru']
-    const more = ['--load-mode', 'mapped', '--prefetch', 'on', '--trace-scores']
+    const more = ['--load-mode', 'mapped', '--prefetch', 'on', '--math', 'bf16', '--trace-scores']
     const real = ['--backend', 'cpu', '--threads', '1', '--rope-scaling', 'yarn,2', '-n', '3']
     const { status, stderr } = await command(['run', '-p', 'Hi', ...idle, ...more, ...real])
     expect(status).toBe(0)
-    const flags = ['expert-vram', 'policy', 'prefetch on', 'trace-scores']
+    const flags = ['expert-vram', 'policy', 'prefetch on', 'math bf16', 'trace-scores']
     for (const flag of flags) expect(stderr).toMatch(new RegExp(`^.*--${flag} has no effect`, 'm'))
     expect(stderr).toContain('YaRN with factor 2 extends the context from 2048 to 4096')
     expect(stderr).toContain('1 thread;')

@@ -198,7 +198,7 @@ bool Pool::relieve(int watcher) {
     if (sched_getaffinity(0, sizeof mine, &mine) != 0 || !CPU_ISSET(there, &mine)) continue;
     hold(desk.id, only(here));
     if (watcher == 0) {
-      reliefs_.fetch_add(1, std::memory_order_relaxed);
+      desk.reliefs.fetch_add(1, std::memory_order_relaxed);
       wait_for_end();
       hold(desk.id, only(there));
       hold(desk.id, its);
@@ -206,7 +206,7 @@ bool Pool::relieve(int watcher) {
       hold(desk.id, its);
       hold(0, only(there));
       hold(0, mine);
-      reliefs_.fetch_add(1, std::memory_order_relaxed);
+      desk.reliefs.fetch_add(1, std::memory_order_relaxed);
     }
     return true;
   }

@@ -52,7 +52,9 @@ class Pool {
   int cpu_of(int thread) const { return desks_[thread].pinned ? desks_[thread].seat.cpu : -1; }
 
   // How often a thread that had lost its core was given another's.
-  int64_t reliefs() const { return reliefs_.load(std::memory_order_relaxed); }
+  int64_t reliefs_of(int thread) const {
+    return desks_[thread].reliefs.load(std::memory_order_relaxed);
+  }
 
   // Calls work(piece, thread) for every piece in [0, pieces) and returns when all are done.
   // `thread` is in [0, threads()) and tells scratch apart. Not reentrant.
@@ -75,6 +77,7 @@ class Pool {
     bool pinned = false;
     pid_t id = 0;
     std::atomic<int> busy_on{-1};  // the CPU where its present piece began, -1 between pieces
+    std::atomic<int64_t> reliefs{0};
   };
 
   void run_erased(int pieces, Call call, const void* context);
@@ -100,7 +103,6 @@ class Pool {
   std::atomic<int> finished_{0};
   std::atomic<uint32_t> round_{0};
   std::atomic<bool> is_watched_{false};
-  std::atomic<int64_t> reliefs_{0};
   std::atomic<int> ready_{0};  // workers that have an id and a place
   std::atomic<bool> ending_{false};
 };

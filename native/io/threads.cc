@@ -4,7 +4,6 @@
 #include "threads.h"
 
 #include <fcntl.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,16 +15,12 @@
 #include <mutex>
 #include <thread>
 
+#include "thread_time.h"
+
 namespace ring::io {
 namespace {
 
 constexpr int kThreads = 8;
-
-uint64_t thread_cpu_ns() {
-  timespec time{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(time.tv_nsec);
-}
 
 class ThreadDrive : public Drive {
  public:

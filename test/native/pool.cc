@@ -93,25 +93,41 @@ Topology part_of_machine(int cpus, bool has_nodes) {
   return topology;
 }
 
+// Puts each of two threads on a CPU of its own, from where it may leave again.
+void set_apart(Pool& pool, const Topology& topology) {
+  const cpu_set_t before = allowed_here();
+  std::atomic<int> present{0};
+  pool.run(2, [&](int, int thread) {
+    present.fetch_add(1);
+    while (present.load() < 2) std::this_thread::yield();
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(topology.seats[thread].cpu, &one);
+    sched_setaffinity(0, sizeof one, &one);
+    sched_setaffinity(0, sizeof before, &before);
+  });
+}
+
 // Rounds of two pieces of which that of one thread rests, as if its core had been taken away, until
-// the pool has moved it. Whether the two threads are on different CPUs, without which there is
-// nothing to move, is for the system to say: so again, for a while.
-void require_relief_of(Pool& pool, int resting) {
+// the pool has moved it. Where both threads are on one CPU there is nothing to move, and the system
+// may put them there: so again, for a while.
+void require_relief_of(Pool& pool, int resting, const Topology& topology) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
   const auto in_time = [&] { return std::chrono::steady_clock::now() < deadline; };
-  const int64_t before = pool.reliefs();
-  while (pool.reliefs() == before && in_time()) {
+  const int64_t before = pool.reliefs_of(resting);
+  while (pool.reliefs_of(resting) == before && in_time()) {
+    set_apart(pool, topology);
     std::atomic<int> present{0};
     pool.run(2, [&](int, int thread) {
       present.fetch_add(1);
       while (present.load() < 2 && in_time()) std::this_thread::yield();
       if (thread != resting) return;
-      for (int rest = 0; rest < 100 && pool.reliefs() == before; ++rest) {
+      for (int rest = 0; rest < 10 && pool.reliefs_of(resting) == before; ++rest) {
         std::this_thread::sleep_for(std::chrono::microseconds(300));
       }
     });
   }
-  require(pool.reliefs() > before, "thread %d was left without a core", resting);
+  require(pool.reliefs_of(resting) > before, "thread %d was left without a core", resting);
 }
 
 constexpr int kThreadCounts[] = {1, 2, 3, 8};
@@ -216,12 +232,12 @@ RING_CASE(pool_publishes, "a pool's caller sees what the pieces wrote, and they 
 }
 
 RING_CASE(pool_relief, "a pool gives a thread that lost its core the core of one that waits") {
-  part_of_machine(2, false);
+  const Topology topology = part_of_machine(2, false);
   const cpu_set_t before = allowed_here();
   cpu_set_t worker{};
   {
     Pool pool(2, Pinning::none);
-    for (const int resting : {1, 0, 1}) require_relief_of(pool, resting);
+    for (const int resting : {1, 0, 1}) require_relief_of(pool, resting, topology);
     // A neighbour may take a core in these rounds too, and the thread be held for a moment again.
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
     while (!CPU_EQUAL(&worker, &before) && std::chrono::steady_clock::now() < deadline) {

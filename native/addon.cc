@@ -453,8 +453,8 @@ Napi::Value hash_extent(const Napi::CallbackInfo& info) {
   };
   const uint64_t offset = size(1, "offset"), bytes = size(2, "bytes");
   auto out = uint32s(env, info[3], "out");
-  require(env, ring::io::checksum_extent(path.c_str(), offset, bytes, out.Data(),
-                                         out.ElementLength()));
+  require(env,
+          ring::io::checksum_extent(path.c_str(), offset, bytes, out.Data(), out.ElementLength()));
   return env.Undefined();
 }
 

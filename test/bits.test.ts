@@ -73,7 +73,7 @@ describe('the same bits', () => {
     delete process.env.RING_ISA
   })
 
-  for (const isa of ['portable', 'avx2', 'avx512', 'avx512vbmi']) {
+  for (const isa of ['portable', 'avx2', 'avx512', 'avx512vbmi', 'avx512bf16']) {
     it(`for 1, 2 and 3 threads, and a prompt read whole, in pieces or token by token (${isa})`, (context) => {
       process.env.RING_ISA = isa
       const ids = long.slice(0, 160)

@@ -3,6 +3,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
+import { probe } from '../native/index.js'
 import { openTemplate } from '../src/model/template.js'
 import { openTokenizer } from '../src/model/tokenizer.js'
 import { command, ended, lastObject, onTerminal, started, withFolder } from './command.js'
@@ -173,14 +174,32 @@ describe('experts in slots', () => {
   })
 })
 
+describe('--math bf16', () => {
+  it('answers as well and says that it is not exact, where the processor has it', async (context) => {
+    if (probe().instructionSet !== 'avx512bf16') return context.skip('no BF16 products here')
+    const end = await command(['run', '--json', '-p', 'What is 37 + 48?', '--math', 'bf16'])
+    expect(lastObject(end)).toMatchObject({ exact: false, text: '85' })
+    expect(end.stderr).toContain('BF16 products')
+  })
+
+  it('is refused in one line where it has not', async () => {
+    const environment = { RING_ISA: 'portable' }
+    const end = await command(['run', '-q', '-p', 'Hi', '--math', 'bf16'], { environment })
+    expect(end.status).toBe(1)
+    expect(end.stderr).toMatch(
+      /^ring-offload: --math bf16 needs a processor with AVX-512 BF16.*\n$/,
+    )
+  })
+})
+
 describe('flags without effect', () => {
   it('are accepted, and each says so on stderr; what was decided is said too', async () => {
     const idle = ['--expert-vram', '8GiB', '--policy', 'lru']
-    const more = ['--load-mode', 'mapped', '--prefetch', 'on', '--math', 'bf16', '--trace-scores']
+    const more = ['--load-mode', 'mapped', '--prefetch', 'on', '--trace-scores']
     const real = ['--backend', 'cpu', '--threads', '1', '--rope-scaling', 'yarn,2', '-n', '3']
     const { status, stderr } = await command(['run', '-p', 'Hi', ...idle, ...more, ...real])
     expect(status).toBe(0)
-    const flags = ['expert-vram', 'policy', 'prefetch on', 'math bf16', 'trace-scores']
+    const flags = ['expert-vram', 'policy', 'prefetch on', 'trace-scores']
     for (const flag of flags) expect(stderr).toMatch(new RegExp(`^.*--${flag} has no effect`, 'm'))
     expect(stderr).toContain('YaRN with factor 2 extends the context from 2048 to 4096')
     expect(stderr).toContain('1 thread;')

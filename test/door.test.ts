@@ -54,7 +54,7 @@ describe('the machine', () => {
     const machine = probe()
     expect(machine.cores).toBeGreaterThan(0)
     expect(machine.memoryBytes).toBeGreaterThan(2 ** 28)
-    expect(machine.instructionSet).toMatch(/^(portable|avx2|avx512|avx512vbmi)$/)
+    expect(machine.instructionSet).toMatch(/^(portable|avx2|avx512|avx512vbmi|avx512bf16)$/)
   })
 })
 

@@ -101,15 +101,7 @@ void attend_group(Cpu& cpu, StepState& step, int layer, int token, int kv_head, 
     }
   });
   for (int q = 0; q < group; ++q) {
-    float* row = scores + static_cast<size_t>(q) * visible;
-    for (int position = 0; position < visible; ++position) row[position] *= scale;
-    const float highest = *std::max_element(row, row + visible);
-    float total = 0;
-    for (int position = 0; position < visible; ++position) {
-      row[position] = std::exp(row[position] - highest);
-      total += row[position];
-    }
-    for (int position = 0; position < visible; ++position) row[position] /= total;
+    cpu.kernels.softmax(scores + static_cast<size_t>(q) * visible, visible, scale);
   }
   memset(out, 0, static_cast<size_t>(group) * dim * sizeof(float));
   for_blocks(cpu.kv.values, [&](const uint8_t* values, int first, int count) {

@@ -33,8 +33,14 @@ Status open_backend(const Model* model, const Limits* limits, void** self) {
   if (kernels == nullptr) {
     return failure(Code::bad_argument,
                    "RING_ISA=%s is not an instruction set of this processor; try auto, portable, "
-                   "avx2, avx512 or avx512vbmi",
+                   "avx2, avx512, avx512vbmi or avx512bf16",
                    wanted);
+  }
+  if (limits->math == Math::bf16 && kernels->matmul_bf16 == nullptr) {
+    return failure(Code::bad_argument,
+                   "--math bf16 needs a processor with AVX-512 BF16, and %s is in use here; leave "
+                   "it out, or set RING_ISA=auto if it is set",
+                   kernels->isa);
   }
   const unsigned machine_threads = std::thread::hardware_concurrency();
   const int threads = limits->threads > 0 ? limits->threads
@@ -44,7 +50,8 @@ Status open_backend(const Model* model, const Limits* limits, void** self) {
   for (int thread = 0; thread < threads; ++thread) cpu->thread_scratch.emplace_back(kMatmulScratch);
   cpu->thread_scores.resize(threads);
   cpu->description = std::string("cpu, ") + kernels->isa + ", " + std::to_string(threads) +
-                     (threads == 1 ? " thread" : " threads");
+                     (threads == 1 ? " thread" : " threads") +
+                     (limits->math == Math::bf16 ? ", BF16 products" : "");
   *self = cpu.release();
   return {};
 }
@@ -176,17 +183,16 @@ int Cpu::piece_rows(int rows, int products) const {
   return std::clamp((even + kLeast - 1) / kLeast * kLeast, kLeast, kBlockRows);
 }
 
-void Cpu::linear(const Matrix& weight, const float* x, int tokens, float* out) {
+void Cpu::linear_by(Matmul products, const Matrix& weight, const float* x, int tokens, float* out) {
   const int slabs = (tokens + kSlabTokens - 1) / kSlabTokens;
   const int rows = piece_rows(weight.rows, slabs);
   const int row_pieces = (weight.rows + rows - 1) / rows;
   pool.run(row_pieces * slabs, [&](int piece, int thread) {
     const int first = piece / slabs * rows, token = piece % slabs * kSlabTokens;
-    kernels.matmul(weight, first, std::min(first + rows, weight.rows),
-                   x + static_cast<int64_t>(token) * weight.columns,
-                   std::min(kSlabTokens, tokens - token),
-                   out + static_cast<int64_t>(token) * weight.rows, weight.rows,
-                   thread_scratch[thread].data());
+    products(weight, first, std::min(first + rows, weight.rows),
+             x + static_cast<int64_t>(token) * weight.columns,
+             std::min(kSlabTokens, tokens - token), out + static_cast<int64_t>(token) * weight.rows,
+             weight.rows, thread_scratch[thread].data());
   });
 }
 
@@ -206,13 +212,9 @@ void Cpu::dense_mlp(StepState& step, const Mlp& mlp) {
   linear(mlp.up, step.normed.data(), step.tokens, step.up.data());
   pool.run(step.tokens, [&](int token, int) {
     const size_t at = static_cast<size_t>(token) * mlp.gate.rows;
-    swiglu(&step.gate[at], &step.up[at], mlp.gate.rows);
+    kernels.swiglu(&step.gate[at], &step.up[at], mlp.gate.rows);
   });
   linear(mlp.down, step.gate.data(), step.tokens, step.delta.data());
-}
-
-void swiglu(float* gate, const float* up, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) gate[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
 }  // namespace ring::cpu

@@ -72,12 +72,18 @@ struct StepState {
 
 struct Cpu {
   Cpu(const Model& model, const Limits& limits, const Kernels& kernels, int threads)
-      : model(model), shape(model.shape), limits(limits), kernels(kernels), pool(threads) {}
+      : model(model),
+        shape(model.shape),
+        limits(limits),
+        kernels(kernels),
+        matmul(limits.math == Math::bf16 ? kernels.matmul_bf16 : kernels.matmul),
+        pool(threads) {}
 
   const Model& model;
   const Shape& shape;
   const Limits limits;
   const Kernels& kernels;
+  const Matmul matmul;  // as Limits::math says
   Pool pool;
   KvStore kv;
   StepState steps[limit::steps_open];
@@ -91,7 +97,14 @@ struct Cpu {
   int piece_rows(int rows, int products) const;
   // out[token][row] = weight . x, rows and (when there are many) tokens shared out over the
   // threads.
-  void linear(const Matrix& weight, const float* x, int tokens, float* out);
+  void linear(const Matrix& weight, const float* x, int tokens, float* out) {
+    linear_by(matmul, weight, x, tokens, out);
+  }
+  // The same, F32-accurate whatever Limits::math says.
+  void linear_f32(const Matrix& weight, const float* x, int tokens, float* out) {
+    linear_by(kernels.matmul, weight, x, tokens, out);
+  }
+  void linear_by(Matmul products, const Matrix& weight, const float* x, int tokens, float* out);
   // Normalises every token; marks the layer when a value is not finite.
   void normalise(StepState& step, const Vector& weight, int layer);
   // down(silu(gate x) * (up x)) of the dense or shared MLP, from step.normed into step.delta.
@@ -105,8 +118,5 @@ Status look_ahead(Cpu& cpu, StepState& step, int32_t later_layer, float* scores)
 Status mix(Cpu& cpu, StepState& step, int32_t layer, const ReadyExpert* experts, int32_t count);
 Status settle(Cpu& cpu, StepState& step, int32_t layer);
 Status sample(Cpu& cpu, StepState& step, const Sampling* sampling, const HeadOutput& output);
-
-// silu(gate) * up, into gate. The exponential is the C library's: one value, one result.
-void swiglu(float* gate, const float* up, int64_t count);
 
 }  // namespace ring::cpu

@@ -21,6 +21,9 @@ extern const Kernels kernels;
 namespace avx512vbmi {
 extern const Kernels kernels;
 }
+namespace avx512bf16 {
+extern const Kernels kernels;
+}
 #endif
 
 namespace {
@@ -32,7 +35,9 @@ bool runs_here(const char* isa) {
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   if (strcmp(isa, "avx512") == 0) return has_avx512;
-  if (strcmp(isa, "avx512vbmi") == 0) return has_avx512 && __builtin_cpu_supports("avx512vbmi");
+  const bool has_vbmi = has_avx512 && __builtin_cpu_supports("avx512vbmi");
+  if (strcmp(isa, "avx512vbmi") == 0) return has_vbmi;
+  if (strcmp(isa, "avx512bf16") == 0) return has_vbmi && __builtin_cpu_supports("avx512bf16");
 #endif
   return strcmp(isa, "portable") == 0;
 }
@@ -42,6 +47,7 @@ bool runs_here(const char* isa) {
 const Kernels* choose_kernels(const char* wanted) {
   const Kernels* const best_first[] = {
 #if defined(RING_HAS_AVX512)
+    &avx512bf16::kernels,
     &avx512vbmi::kernels,
     &avx512::kernels,
 #endif

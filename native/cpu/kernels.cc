@@ -27,6 +27,22 @@ void matmul(const Matrix& w, int row_begin, int row_end, const float* x, int tok
   }
 }
 
+#if defined(__AVX512BF16__)
+void matmul_bf16(const Matrix& w, int row_begin, int row_end, const float* x, int tokens,
+                 float* out, int64_t out_stride, float* scratch) {
+  switch (w.dtype) {
+    case Dtype::f8_e4m3:
+      return multiply<ByBf16<E4m3>>(w, row_begin, row_end, x, tokens, out, out_stride, scratch);
+    case Dtype::bf16:
+      return multiply<ByBf16<Bf16>>(w, row_begin, row_end, x, tokens, out, out_stride, scratch);
+    default:
+      return matmul(w, row_begin, row_end, x, tokens, out, out_stride, scratch);
+  }
+}
+#else
+constexpr Matmul matmul_bf16 = nullptr;
+#endif
+
 // The value of one e4m3fn code (sign, four bits of exponent with bias 7, three of mantissa, no
 // infinities).
 float value_of_e4m3(uint8_t code) {
@@ -56,6 +72,18 @@ void read_row(const Matrix& w, int row, float* out) {
   }
 }
 
+RING_INLINE Floats load_short(const float* p, int count) {
+  float lanes[kLanes] = {0};
+  memcpy(lanes, p, static_cast<size_t>(count) * 4);
+  return load(lanes);
+}
+
+RING_INLINE void store_short(float* p, Floats a, int count) {
+  float lanes[kLanes];
+  store(lanes, a);
+  memcpy(p, lanes, static_cast<size_t>(count) * 4);
+}
+
 // Elements as they are stored, widened: whole lanes, or the last `left` of a vector.
 struct Singles {
   const float* p;
@@ -63,7 +91,7 @@ struct Singles {
     return left >= kLanes ? load(p + i) : load_short(p + i, left);
   }
 };
-struct Halves {
+struct Narrow {
   const uint16_t* p;
   Floats at(int i, int left) const {
     if (left >= kLanes) return load_bf16(reinterpret_cast<const uint8_t*>(p + i));
@@ -72,6 +100,12 @@ struct Halves {
     return load_bf16(reinterpret_cast<const uint8_t*>(lanes));
   }
 };
+
+constexpr int kSums = 4;
+
+RING_INLINE Floats total(const Floats (&sums)[kSums]) {
+  return add(add(sums[0], sums[1]), add(sums[2], sums[3]));
+}
 
 template <typename Elements>
 RING_INLINE Floats dot_lanes(const float* a, const Elements& b, int count) {
@@ -108,7 +142,7 @@ void dots(const float* a, const float* b, int count, int rows, float* out) {
 }
 
 void dots_bf16(const float* a, const uint16_t* b, int count, int rows, float* out) {
-  dots_of<Halves>(a, b, count, rows, out);
+  dots_of<Narrow>(a, b, count, rows, out);
 }
 
 template <typename Elements, typename Element>
@@ -134,9 +168,7 @@ RING_INLINE void add_rows_of(const float* factors, const Element* x, int rows, f
       sums =
           fma(splat(factors[r]), Elements{x + static_cast<int64_t>(r) * count}.at(i, left), sums);
     }
-    float lanes[kLanes];
-    store(lanes, sums);
-    memcpy(y + i, lanes, static_cast<size_t>(left) * 4);
+    store_short(y + i, sums, left);
   }
 }
 
@@ -145,7 +177,7 @@ void add_rows(const float* factors, const float* x, int rows, float* y, int coun
 }
 
 void add_rows_bf16(const float* factors, const uint16_t* x, int rows, float* y, int count) {
-  add_rows_of<Halves>(factors, x, rows, y, count);
+  add_rows_of<Narrow>(factors, x, rows, y, count);
 }
 
 float rms_norm(const float* x, const float* weight, float* out, int count, float epsilon) {
@@ -155,17 +187,67 @@ float rms_norm(const float* x, const float* weight, float* out, int count, float
   return mean;
 }
 
+RING_INLINE float largest(const float* x, int count) {
+  Floats lanes = splat(x[0]);
+  int i = 0;
+  for (; i + kLanes <= count; i += kLanes) lanes = larger_of(load(x + i), lanes);
+  float most[kLanes];
+  store(most, lanes);
+  for (; i < count; ++i) most[0] = x[i] > most[0] ? x[i] : most[0];
+  for (int lane = 1; lane < kLanes; ++lane) most[0] = most[lane] > most[0] ? most[lane] : most[0];
+  return most[0];
+}
+
+void softmax(float* x, int count, float scale) {
+  const Floats most = splat(largest(x, count)), factor = splat(scale);
+  const auto power = [&](Floats a) { return exp(mul(add(a, mul(most, splat(-1.0f))), factor)); };
+  Floats sums[kSums] = {zero(), zero(), zero(), zero()};
+  int i = 0;
+  const auto raise = [&](Floats& sum) {
+    const Floats y = power(load(x + i));
+    store(x + i, y);
+    sum = add(sum, y);
+    i += kLanes;
+  };
+  while (i + kSums * kLanes <= count) {
+    RING_UNROLL for (int s = 0; s < kSums; ++s) raise(sums[s]);
+  }
+  while (i + kLanes <= count) raise(sums[0]);
+  if (i < count) {
+    store_short(x + i, power(load_short(x + i, count - i)), count - i);
+    sums[0] = add(sums[0], load_short(x + i, count - i));
+  }
+  const Floats all = splat(sum(total(sums)));
+  for (i = 0; i + kLanes <= count; i += kLanes) store(x + i, divide(load(x + i), all));
+  if (i < count) store_short(x + i, divide(load_short(x + i, count - i), all), count - i);
+}
+
+void swiglu(float* gate, const float* up, int64_t count) {
+  const auto of = [](Floats g, Floats u) {
+    const Floats one = splat(1.0f);
+    return mul(divide(g, add(one, exp(mul(g, splat(-1.0f))))), u);
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(gate + i, of(load(gate + i), load(up + i)));
+  const int left = static_cast<int>(count - i);
+  if (left > 0)
+    store_short(gate + i, of(load_short(gate + i, left), load_short(up + i, left)), left);
+}
+
 }  // namespace
 
 extern const Kernels kernels;
 const Kernels kernels = {RING_STRING(RING_ISA_NAMESPACE),
                          matmul,
+                         matmul_bf16,
                          read_row,
                          rms_norm,
                          dots,
                          dots_bf16,
                          add_rows,
-                         add_rows_bf16};
+                         add_rows_bf16,
+                         softmax,
+                         swiglu};
 
 }  // namespace RING_ISA_NAMESPACE
 }  // namespace ring

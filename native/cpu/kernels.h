@@ -8,13 +8,18 @@
 
 namespace ring {
 
+using Matmul = void (*)(const Matrix& weight, int row_begin, int row_end, const float* x,
+                        int tokens, float* out, int64_t out_stride, float* scratch);
+
 struct Kernels {
   const char* isa;
 
   // out[token * out_stride + row] = weight[row] . x[token] for rows [row_begin, row_end) and every
   // token; x is [tokens][columns]. scratch: kMatmulScratch floats of the calling thread.
-  void (*matmul)(const Matrix& weight, int row_begin, int row_end, const float* x, int tokens,
-                 float* out, int64_t out_stride, float* scratch);
+  Matmul matmul;
+  // The same by BF16 products: activations are rounded to BF16. Weights that are stored as F32 are
+  // multiplied as by matmul. Null where the instruction set has no such products.
+  Matmul matmul_bf16;
   // One weight row widened and scaled.
   void (*read_row)(const Matrix& weight, int row, float* out);
   // out = weight * x / sqrt(mean(x^2) + epsilon). Returns the mean square, to find values that are
@@ -26,26 +31,29 @@ struct Kernels {
   // y += factors[r] * x[r], row after row.
   void (*add_rows)(const float* factors, const float* x, int rows, float* y, int count);
   void (*add_rows_bf16)(const float* factors, const uint16_t* x, int rows, float* y, int count);
+  // x = softmax(x * scale).
+  void (*softmax)(float* x, int count, float scale);
+  // gate = silu(gate) * up, where silu(g) = g / (1 + exp(-g)); what an element becomes does not
+  // depend on where it stands.
+  void (*swiglu)(float* gate, const float* up, int64_t count);
 };
 
-// How matmul cuts a product. Columns come in panels, so that activations stay in the first cache
-// (few tokens) and widened rows beside them (many tokens).
-constexpr int kFewPanel = 8192;
-constexpr int kManyPanel = 1024;
-constexpr int kManyRows = 8;
+// How matmul cuts a product: blocks of rows that share their scales, slabs of tokens, tiles of a
+// few tokens, and panels of columns, so that a tile's activations stay in the first cache
+// (kPanelFloats of it, kRowFloats with one token).
 constexpr int kBlockRows = 128;
 constexpr int kSlabTokens = 128;
-// How far ahead weights are fetched when rows are read whole.
-constexpr int kPrefetchBytes = 4096;
+constexpr int kPanelFloats = 6144;
+constexpr int kRowFloats = 8192;
+// How far ahead weights are fetched, at least.
+constexpr int kFetchBytes = 8192;
 
-// Floats of scratch that one thread needs, aligned to a cache line: widened rows, a slab of
-// prepared activations, and the sums of a block of rows (64 floats an output, tiles rounded up).
-constexpr int64_t kMatmulScratch = kManyRows * kManyPanel + (kSlabTokens + 8) * kManyPanel +
-                                   int64_t{kSlabTokens + 8} * (kBlockRows + 32) * 64;
+// Floats of scratch that one thread needs, aligned to a cache line: prepared activations, and the
+// sums of a block of rows and a slab of tokens, a register of at most 16 floats an output.
+constexpr int64_t kMatmulScratch = kRowFloats + int64_t{kSlabTokens} * kBlockRows * 16;
 
 // The best table this processor runs, or the one that RING_ISA names (portable, avx2, avx512,
-// avx512vbmi);
-// null when that one is unknown or not supported here.
+// avx512vbmi, avx512bf16); null when that one is unknown or not supported here.
 const Kernels* choose_kernels(const char* wanted);
 
 }  // namespace ring

@@ -44,19 +44,19 @@ void compute(Cpu& cpu, StepState& step, const std::vector<Run>& runs, int rows, 
     float* gate = &step.pair_gate[static_cast<size_t>(run.first) * width];
     float* up = &step.pair_up[static_cast<size_t>(run.first) * width];
     float* scratch = cpu.thread_scratch[thread].data();
-    cpu.kernels.matmul(run.weights->gate, first, last, x, run.rows, gate, width, scratch);
-    cpu.kernels.matmul(run.weights->up, first, last, x, run.rows, up, width, scratch);
+    cpu.matmul(run.weights->gate, first, last, x, run.rows, gate, width, scratch);
+    cpu.matmul(run.weights->up, first, last, x, run.rows, up, width, scratch);
     // While both are still in this core's cache.
     for (int row = 0; row < run.rows; ++row) {
       const size_t at = static_cast<size_t>(row) * width + first;
-      swiglu(gate + at, up + at, last - first);
+      cpu.kernels.swiglu(gate + at, up + at, last - first);
     }
   });
   for_rows(cpu, runs, s.hidden, [&](const Run& run, int first, int last, int thread) {
-    cpu.kernels.matmul(run.weights->down, first, last,
-                       &step.pair_gate[static_cast<size_t>(run.first) * width], run.rows,
-                       out + static_cast<size_t>(run.first) * s.hidden, s.hidden,
-                       cpu.thread_scratch[thread].data());
+    cpu.matmul(run.weights->down, first, last,
+               &step.pair_gate[static_cast<size_t>(run.first) * width], run.rows,
+               out + static_cast<size_t>(run.first) * s.hidden, s.hidden,
+               cpu.thread_scratch[thread].data());
   });
 }
 

@@ -91,7 +91,7 @@ Status route(Cpu& cpu, StepState& step, int32_t layer, uint16_t* experts, float*
              float* scores) {
   const Shape& s = cpu.shape;
   const LayerWeights& w = cpu.model.layers[layer];
-  cpu.linear(w.router, step.normed.data(), step.tokens, step.router_logits.data());
+  cpu.linear_f32(w.router, step.normed.data(), step.tokens, step.router_logits.data());
   cpu.pool.run(step.tokens, [&](int token, int) {
     thread_local Choice choice;
     const size_t at = static_cast<size_t>(token) * s.top_k;
@@ -117,7 +117,7 @@ Status look_ahead(Cpu& cpu, StepState& step, int32_t later_layer, float* scores)
     cpu.kernels.rms_norm(&step.residual[at], w.post_norm.data(), &step.delta[at], s.hidden,
                          s.epsilon);
   });
-  cpu.linear(w.router, step.delta.data(), step.tokens, scores);
+  cpu.linear_f32(w.router, step.delta.data(), step.tokens, scores);
   const size_t count = static_cast<size_t>(step.tokens) * s.experts;
   for (size_t i = 0; i < count; ++i) scores[i] = 1.0f / (1.0f + std::exp(-scores[i]));
   return {};

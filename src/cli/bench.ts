@@ -37,7 +37,7 @@ export async function bench(model: string | undefined, flags: BenchFlags): Promi
   if (flags.compare !== undefined) return compare(source, tokenizer, flags, log)
   const measured = await measure(source, tokenizer, flags, log)
   tellPasses(measured, log)
-  process.stdout.write(`${JSON.stringify(reportOf(source, measured))}\n`)
+  process.stdout.write(`${JSON.stringify(reportOf(source, measured, flags))}\n`)
   return Status.done
 }
 
@@ -125,6 +125,7 @@ function addUsage(one: Usage, other: Usage): Usage {
 function reportOf(
   source: ModelSource,
   { facts, cold, warm, ceiling }: Measured,
+  flags: BenchFlags,
 ): Record<string, unknown> {
   const of = ({ tokens, stats }: Pass) =>
     runReport({
@@ -136,7 +137,7 @@ function reportOf(
       finishReason: 'length',
       stats,
       seed: null,
-      isExact: true,
+      isExact: flags.math === 'f32',
       ceiling: facts.experts.loadMode === 'direct' ? ceiling : null,
     })
   return { ...of(cold), warm: of(warm) }

@@ -120,7 +120,7 @@ export function addSharedFlags(command: Command): Command {
       .choices(['auto', 'mapped', 'direct'])
       .default('auto'),
     option('--policy <name>', 'which experts stay in memory', filled('the name of a policy')),
-    option('--math <kind>', 'products: F32-accurate, or (not built yet) BF16')
+    option('--math <kind>', 'products; bf16 is faster and not exact')
       .choices(['f32', 'bf16'])
       .default('f32'),
     option('--mirror <folder>', 'holds copies of the files; may be repeated', folders),
@@ -297,6 +297,7 @@ export function wishesOf(flags: SharedFlags, sampleable?: number): EngineWishes 
     threads: flags.threads,
     ropeScaling: flags.ropeScaling,
     sampleable,
+    math: flags.math,
     expertRam: flags.expertRam,
     loadMode: flags.loadMode,
     policy: flags.policy,
@@ -346,7 +347,6 @@ export function idleFlags(flags: SharedFlags & Partial<DrawFlags>): string[] {
     flags.policy !== undefined && isUnbudgeted,
     'where all experts are mapped and no --expert-ram is given',
   )
-  idle('--math bf16', flags.math === 'bf16')
   idle('--prefetch on', flags.prefetch === 'on')
   idle(
     '--trace-scores',

@@ -65,7 +65,7 @@ function finish(
       model: source.name,
       engine,
       ...{ tokens, text, reasoning, seed, stats: ending.stats, finishReason: ending.reason },
-      isExact: true,
+      isExact: flags.math === 'f32',
       ceiling: null,
     })
     process.stdout.write(`${JSON.stringify(report)}\n`)

@@ -8,12 +8,12 @@ namespace ring::test {
 
 struct KernelRegistration {
   KernelRegistration(const char* name, void (*body)(const Kernels& kernels)) {
-    for (const char* isa : {"portable", "avx2", "avx512", "avx512vbmi"}) {
+    for (const char* isa : {"portable", "avx2", "avx512", "avx512vbmi", "avx512bf16"}) {
       cases().push_back({std::string(name) + " [" + isa + "]", [isa, body] {
-        const Kernels* kernels = choose_kernels(isa);
-        if (kernels == nullptr) skip("this processor has no %s", isa);
-        body(*kernels);
-      }});
+                           const Kernels* kernels = choose_kernels(isa);
+                           if (kernels == nullptr) skip("this processor has no %s", isa);
+                           body(*kernels);
+                         }});
     }
   }
 };
@@ -21,7 +21,7 @@ struct KernelRegistration {
 }  // namespace ring::test
 
 // RING_KERNEL_CASE(identifier, "what holds") { ... kernels ... }
-#define RING_KERNEL_CASE(identifier, name)                                           \
-  static void identifier(const ring::Kernels& kernels);                              \
+#define RING_KERNEL_CASE(identifier, name)                                          \
+  static void identifier(const ring::Kernels& kernels);                             \
   static const ring::test::KernelRegistration identifier##_cases(name, identifier); \
   static void identifier([[maybe_unused]] const ring::Kernels& kernels)

@@ -1,6 +1,7 @@
-// The kernels over single vectors: norm, dot products and scaled sums, against float64, at every
-// length around a register's, with nothing read or written past the ends. Also which table of
-// kernels is chosen.
+// The kernels over single vectors: norm, dot products, scaled sums, softmax and SwiGLU, against
+// float64, at every length around a register's, with nothing read or written past the ends. Also
+// which table of kernels is chosen.
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -169,6 +170,101 @@ RING_KERNEL_CASE(norms_of_nan, "rms_norm reports a value that is not finite, whe
       require(!std::isfinite(mean), "%g at %d gives mean %g", static_cast<double>(bad), at,
               static_cast<double>(mean));
     }
+  }
+}
+
+namespace {
+
+// Of an exponential and what follows it: a few roundings of 2^-24.
+constexpr double kExponentialMax = 4 * 0x1p-24;
+
+double silu(double gate) { return gate / (1 + std::exp(-gate)); }
+
+}  // namespace
+
+RING_KERNEL_CASE(swiglu,
+                 "swiglu agrees with float64 to a few units of the last place, at any gate") {
+  constexpr int kCount = 40001;
+  Guarded<float> gate(kCount), up(kCount);
+  std::vector<double> expected(kCount);
+  for (int i = 0; i < kCount; ++i) {
+    // Up to 80: beyond, silu itself leaves the range of normal numbers.
+    gate[i] = static_cast<float>((i - kCount / 2) * 80.0 / (kCount / 2));
+    up[i] = i % 2 == 0 ? 1.0f : -3.0f;
+    expected[i] = silu(gate[i]) * up[i];
+  }
+  kernels.swiglu(gate.data(), up.data(), kCount);
+  for (int i = 0; i < kCount; ++i) {
+    require(std::fabs(gate[i] - expected[i]) <= kExponentialMax * std::fabs(expected[i]),
+            "element %d is %.9g, expected %.9g", i, static_cast<double>(gate[i]), expected[i]);
+  }
+}
+
+RING_KERNEL_CASE(swiglu_ends, "swiglu of a gate of any size is finite, and of NaN is NaN") {
+  for (const float gate : {-INFINITY, -1e30f, -1000.0f, -104.0f, -88.0f, 88.0f, 1e30f, NAN}) {
+    float out = gate;
+    const float one = 1;
+    kernels.swiglu(&out, &one, 1);
+    if (std::isnan(gate) || std::isinf(gate)) {
+      require(std::isnan(out), "silu(%g) is %g", static_cast<double>(gate),
+              static_cast<double>(out));
+    } else {
+      require(std::fabs(out - silu(gate)) <= 1e-36 + 1e-6 * std::fabs(silu(gate)), "silu(%g) is %g",
+              static_cast<double>(gate), static_cast<double>(out));
+    }
+  }
+}
+
+RING_KERNEL_CASE(swiglu_anywhere, "swiglu gives an element the same bits wherever it stands") {
+  Dice dice(23);
+  constexpr int kCount = 100;
+  Guarded<float> gate(kCount), up(kCount);
+  fill(gate, dice);
+  fill(up, dice);
+  std::vector<float> alone(gate.data(), gate.data() + kCount);
+  for (int i = 0; i < kCount; ++i) kernels.swiglu(&alone[i], &up[i], 1);
+  for (const int cut : {0, 1, 15, 33, 64}) {
+    Guarded<float> pieces(kCount);
+    memcpy(pieces.data(), gate.data(), kCount * sizeof(float));
+    kernels.swiglu(pieces.data(), up.data(), cut);
+    kernels.swiglu(pieces.data() + cut, up.data() + cut, kCount - cut);
+    require(memcmp(pieces.data(), alone.data(), kCount * sizeof(float)) == 0,
+            "other bits when cut at %d", cut);
+  }
+}
+
+RING_KERNEL_CASE(softmax, "softmax agrees with float64, also where scores lie far apart") {
+  Dice dice(24);
+  for (const int count : kCounts) {
+    for (const double spread : {1.0, 30.0, 300.0}) {
+      Guarded<float> x(count);
+      for (int i = 0; i < count; ++i) x[i] = static_cast<float>(spread * dice.gaussian());
+      std::vector<double> expected(x.data(), x.data() + count);
+      constexpr float kScale = 0.25f;
+      const double most = *std::max_element(expected.begin(), expected.end());
+      double total = 0;
+      for (double& value : expected) {
+        // The difference is rounded to F32, as the scores themselves are.
+        value = std::exp(static_cast<double>(static_cast<float>(value - most)) * kScale);
+        total += value;
+      }
+      kernels.softmax(x.data(), count, kScale);
+      for (int i = 0; i < count; ++i) {
+        const double wanted = expected[i] / total;
+        require(std::fabs(x[i] - wanted) <= kErrorMax * wanted + 1e-44,
+                "%d scores: share %d is %.9g, expected %.9g", count, i, static_cast<double>(x[i]),
+                wanted);
+      }
+    }
+  }
+}
+
+RING_KERNEL_CASE(softmax_of_nan, "softmax with a NaN among the scores is NaN") {
+  for (int at = 0; at < 35; ++at) {
+    Guarded<float> x(35);
+    for (int i = 0; i < 35; ++i) x[i] = i == at ? NAN : 1.0f;
+    kernels.softmax(x.data(), 35, 1.0f);
+    for (int i = 0; i < 35; ++i) require(std::isnan(x[i]), "share %d is a number", i);
   }
 }
 

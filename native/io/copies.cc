@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <bit>
 
 namespace ring::io {
 namespace {
@@ -61,6 +62,12 @@ int32_t Copies::choose(int32_t file, uint64_t bytes, CopySet refused, int64_t no
     best_ns = ns;
   }
   return best;
+}
+
+void Copies::refuse(const Chunk& chunk, CopySet* refused) const {
+  const CopySet last = CopySet{1} << chunk.copy;
+  *refused |= last;
+  if (std::popcount(*refused) == copies(chunk.file)) *refused = last;
 }
 
 uint64_t Copies::send(const Chunk& chunk) {

@@ -22,6 +22,8 @@ class Copies {
 
   // For a chunk that all of `refused` have failed to deliver.
   int32_t choose(int32_t file, uint64_t bytes, CopySet refused, int64_t now_ns) const;
+  // The chunk's copy has failed to deliver it. When all have, all but the last are asked again.
+  void refuse(const Chunk& chunk, CopySet* refused) const;
   // A chunk goes to its copy: returns the bytes under way on that drive, its own included.
   uint64_t send(const Chunk& chunk);
   // It came back: with its bytes, for which `queued` bytes had to be read (what send returned), ...

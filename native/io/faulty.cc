@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <unordered_map>
 
 #include "drive.h"
@@ -82,7 +83,10 @@ class FaultyDrive : public Drive {
         landed.result = -ENOENT;
         break;
       case FaultKind::short_read:
-        if (landed.result > 0) landed.result /= 2;
+        if (landed.result <= 0) break;
+        landed.result /= 2;
+        // What did not come must not be there all the same.
+        memset(met.chunk.target + landed.result, 0xEE, static_cast<size_t>(landed.result));
         break;
       case FaultKind::flip:
         // The first byte of the fault that lies in this chunk.

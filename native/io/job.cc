@@ -23,6 +23,12 @@ uint64_t even_step(uint64_t bytes, uint64_t chunk_bytes) {
 
 }  // namespace
 
+void Piece::restart() {
+  chunk.offset = begin;
+  chunk.bytes = end - begin;
+  chunk.target = beside.get();
+}
+
 Job::Job(Read asked, uint64_t chunk_bytes)
     : read(std::move(asked)), was_ahead(read.priority == Priority::ahead) {
   for (const ReadPart& wanted : read.parts) {
@@ -103,10 +109,9 @@ Piece Job::reread(size_t part_index, uint64_t block) {
   piece.begin = block_floor(block_begin(part_index, block));
   piece.end = block_ceiling(block_end(part_index, block));
   piece.chunk.file = read.parts[part_index].file;
-  piece.chunk.offset = piece.begin;
-  piece.chunk.bytes = piece.end - piece.begin;
-  piece.beside.reset(static_cast<uint8_t*>(aligned_alloc(kBlockBytes, piece.chunk.bytes)), free);
-  piece.chunk.target = piece.beside.get();
+  piece.beside.reset(static_cast<uint8_t*>(aligned_alloc(kBlockBytes, piece.end - piece.begin)),
+                     free);
+  piece.restart();
   return piece;
 }
 

@@ -26,6 +26,9 @@ struct Piece {
   bool is_ahead = false;  // when it was sent
   int64_t sent_ns = 0;
   uint64_t queued = 0;  // see Copies::send
+
+  // Forgets what was delivered of a block that is read once more.
+  void restart();
 };
 
 struct Part {

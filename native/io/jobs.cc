@@ -128,10 +128,12 @@ void Jobs::fill() {
 
 // Demand strictly first, but for the few look-ahead bytes that may be under way beside it.
 Job* Jobs::choose_job() const {
-  if (demand_.empty()) return ahead_.empty() ? nullptr : ahead_.front();
+  const bool is_alone = demand_.empty();
+  const uint64_t limit = is_alone ? options_.ahead_bytes : options_.ahead_bytes_beside_demand;
   const bool ahead_fits =
-      ahead_under_way_ + options_.chunk_bytes <= options_.ahead_bytes_beside_demand;
-  return ahead_fits && !ahead_.empty() ? ahead_.front() : demand_.front();
+      ahead_under_way_ + options_.chunk_bytes <= limit || (is_alone && ahead_under_way_ == 0);
+  if (!ahead_.empty() && ahead_fits) return ahead_.front();
+  return is_alone ? nullptr : demand_.front();
 }
 
 void Jobs::send(Piece piece) {
@@ -203,7 +205,9 @@ void Jobs::land_short(Piece& piece, uint64_t bytes) {
 
 void Jobs::give_another_try(Piece& piece, const Status& why) {
   Job& job = *piece.job;
-  piece.refused |= CopySet{1} << piece.chunk.copy;
+  copies_.refuse(piece.chunk, &piece.refused);
+  // A block that is read once more shall be of one copy, so that it is known which one was wrong.
+  if (piece.block >= 0) piece.restart();
   if (++piece.tries >= std::max(options_.tries, copies_.copies(piece.chunk.file))) {
     if (!job.why.failed()) job.why = why;
     return;
@@ -237,7 +241,8 @@ void Jobs::reread(const Piece& wrong, uint64_t block) {
   Piece piece = job.reread(wrong.part, block);
   if (wrong.block >= 0) {
     piece.rereads = wrong.rereads;
-    piece.refused = wrong.refused | CopySet{1} << wrong.chunk.copy;
+    piece.refused = wrong.refused;
+    copies_.refuse(wrong.chunk, &piece.refused);
   }
   if (++piece.rereads > copies_.copies(file) || piece.beside == nullptr) {
     if (!job.why.failed())

@@ -17,7 +17,7 @@
 namespace ring::io {
 namespace {
 
-constexpr uint64_t kDefaultChunkBytes = 1 << 20;
+constexpr uint64_t kDefaultChunkBytes = 2 << 20;
 
 }  // namespace
 
@@ -67,6 +67,7 @@ void Reader::State::run() {
   std::vector<Asked> taken;
   while (take_wishes(&taken)) {
     for (Asked& wish : taken) obey(wish);
+    report();  // what was cancelled or refused, before the drive is waited for
     jobs->fill();
     if (jobs->is_reading()) reap();
     if (jobs->is_checking()) jobs->check_one();

@@ -34,7 +34,7 @@ constexpr uint64_t room_for(uint64_t bytes) {
   return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes + kBlockBytes;
 }
 
-// Parts are read in their order.
+// Parts are read in their order. A tag is free again once its arrival was handed over.
 struct Read {
   int64_t tag = 0;
   Priority priority = Priority::demand;
@@ -54,21 +54,26 @@ struct Arrival {
 struct ReaderCounters {
   std::atomic<uint64_t> bytes_wanted{0};  // of completed reads, before widening to blocks
   std::atomic<uint64_t> bytes_landed{0};  // what the drive delivered
-  std::atomic<uint64_t> bytes_ahead{0};   // of bytes_landed, what was asked for as look-ahead
+  std::atomic<uint64_t> bytes_ahead{0};   // of bytes_landed, what was first asked for as look-ahead
   std::atomic<uint64_t> busy_ns{0};       // with at least one chunk under way
   std::atomic<uint64_t> depth_ns{0};      // integral of chunks under way over time
   std::atomic<uint64_t> cpu_ns{0};        // of the reader's own threads
   std::atomic<uint64_t> checksum_ns{0};   // of cpu_ns, spent on checksums
   std::atomic<uint64_t> retries{0};
   std::atomic<uint64_t> failures{0};
-  std::atomic<uint64_t> mismatches{0};  // chunks whose checksum was wrong
+  std::atomic<uint64_t> mismatches{0};  // checksum blocks that were wrong, rereads included
 };
 
 struct ReaderOptions {
-  uint64_t chunk_bytes = 0;  // 0: tuned for the drive, 1 to 4 MiB
-  int tries = 3;             // of a chunk, the first included
-  // Look-ahead bytes under way at once while demand is queued.
+  // Parts are cut into chunks of about this size, all of a part alike. 0: 2 MiB, which was within
+  // noise of the best of 1, 2 and 4 MiB; smaller ones cost throughput and processor time, larger
+  // ones make demand wait longer for look-ahead under way.
+  uint64_t chunk_bytes = 0;
+  int tries = 3;  // of a chunk, the first included
+  // Look-ahead bytes under way at once: while demand is queued, and while it is not. The latter is
+  // what a demand read that comes next may have to wait for.
   uint64_t ahead_bytes_beside_demand = 0;
+  uint64_t ahead_bytes = 32 << 20;
 };
 
 class Reader {

@@ -83,9 +83,14 @@ cpu_set_t allowed_here() {
   return cpus;
 }
 
+const cpu_set_t allowed_at_start = allowed_here();
+
 // This machine's own topology, cut down to `cpus` CPUs, each of which is a node of its own if so
 // wished.
 Topology part_of_machine(int cpus, bool has_nodes) {
+  const cpu_set_t allowed = allowed_here();
+  require(CPU_EQUAL(&allowed, &allowed_at_start), "a case before left this thread %d CPUs of %d",
+          CPU_COUNT(&allowed), CPU_COUNT(&allowed_at_start));
   Topology topology = read_topology();
   if (static_cast<int>(topology.seats.size()) < cpus) skip("this needs %d CPUs", cpus);
   topology.seats.resize(cpus);
@@ -93,10 +98,11 @@ Topology part_of_machine(int cpus, bool has_nodes) {
   return topology;
 }
 
-// Puts each of two threads on a CPU of its own, from where it may leave again.
+// Puts each of two threads on a CPU of its own, from where it may leave again. Neither ends its
+// piece before both are there: the pool would take one that moves for one that lost its core.
 void set_apart(Pool& pool, const Topology& topology) {
   const cpu_set_t before = allowed_here();
-  std::atomic<int> present{0};
+  std::atomic<int> present{0}, settled{0};
   pool.run(2, [&](int, int thread) {
     present.fetch_add(1);
     while (present.load() < 2) std::this_thread::yield();
@@ -105,6 +111,8 @@ void set_apart(Pool& pool, const Topology& topology) {
     CPU_SET(topology.seats[thread].cpu, &one);
     sched_setaffinity(0, sizeof one, &one);
     sched_setaffinity(0, sizeof before, &before);
+    settled.fetch_add(1);
+    while (settled.load() < 2) std::this_thread::yield();
   });
 }
 
@@ -114,9 +122,10 @@ void set_apart(Pool& pool, const Topology& topology) {
 void require_relief_of(Pool& pool, int resting, const Topology& topology) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
   const auto in_time = [&] { return std::chrono::steady_clock::now() < deadline; };
-  const int64_t before = pool.reliefs_of(resting);
+  int64_t before = pool.reliefs_of(resting);
   while (pool.reliefs_of(resting) == before && in_time()) {
     set_apart(pool, topology);
+    before = pool.reliefs_of(resting);
     std::atomic<int> present{0};
     pool.run(2, [&](int, int thread) {
       present.fetch_add(1);
@@ -128,6 +137,23 @@ void require_relief_of(Pool& pool, int resting, const Topology& topology) {
     });
   }
   require(pool.reliefs_of(resting) > before, "thread %d was left without a core", resting);
+}
+
+// Both threads may run on these CPUs. Again for a while: a neighbour may take a core in these
+// rounds too, and a thread is then held for a moment.
+void require_free(Pool& pool, const cpu_set_t& cpus) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(3);
+  cpu_set_t seen[2] = {};
+  while (!CPU_EQUAL(&seen[0], &cpus) || !CPU_EQUAL(&seen[1], &cpus)) {
+    require(std::chrono::steady_clock::now() < deadline, "of %d CPUs the threads have %d and %d",
+            CPU_COUNT(&cpus), CPU_COUNT(&seen[0]), CPU_COUNT(&seen[1]));
+    std::atomic<int> present{0};
+    pool.run(2, [&](int, int thread) {
+      present.fetch_add(1);
+      while (present.load() < 2) std::this_thread::yield();
+      seen[thread] = allowed_here();
+    });
+  }
 }
 
 constexpr int kThreadCounts[] = {1, 2, 3, 8};
@@ -234,26 +260,11 @@ RING_CASE(pool_publishes, "a pool's caller sees what the pieces wrote, and they 
 RING_CASE(pool_relief, "a pool gives a thread that lost its core the core of one that waits") {
   const Topology topology = part_of_machine(2, false);
   const cpu_set_t before = allowed_here();
-  cpu_set_t worker{};
-  {
-    Pool pool(2, Pinning::none);
-    for (const int resting : {1, 0, 1}) require_relief_of(pool, resting, topology);
-    // A neighbour may take a core in these rounds too, and the thread be held for a moment again.
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-    while (!CPU_EQUAL(&worker, &before) && std::chrono::steady_clock::now() < deadline) {
-      std::atomic<int> present{0};
-      pool.run(2, [&](int, int thread) {
-        present.fetch_add(1);
-        while (present.load() < 2) std::this_thread::yield();
-        if (thread == 1) worker = allowed_here();
-      });
-    }
+  Pool pool(2, Pinning::none);
+  for (const int resting : {1, 0, 1, 0}) {
+    require_relief_of(pool, resting, topology);
+    require_free(pool, before);
   }
-  require(CPU_EQUAL(&before, &worker), "the worker was left on %d CPUs of %d", CPU_COUNT(&worker),
-          CPU_COUNT(&before));
-  const cpu_set_t after = allowed_here();
-  require(CPU_EQUAL(&before, &after), "the caller was left on %d CPUs of %d", CPU_COUNT(&after),
-          CPU_COUNT(&before));
 }
 
 RING_CASE(pool_pinned,

@@ -1,374 +1,408 @@
-// The reader over every drive: the same bytes from every place of a file, demand before look-ahead,
-// orders that change while a read is under way, and faults. A rung that this machine does not have
-// is read by the next one down, which is what users get too.
+// The reader on every drive: bytes are exact at any place, and whatever goes wrong below is either
+// put right or said in one sentence while other reads go on. In which order it reads: order.cc.
 #include "io/reader.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <string>
 #include <vector>
 
+#include "drives.h"
 #include "harness.h"
-#include "io/ceiling.h"
 #include "io/crc32c.h"
 
 using namespace ring;
 using namespace ring::test;
-using io::kBlockBytes;
+using namespace ring::io;
 
 namespace {
 
-struct Way {
-  const char* name;
-  Rung rung;
-};
-constexpr Way kWays[] = {{"io_uring with registered buffers", Rung::uring_registered},
-                         {"io_uring", Rung::uring},
-                         {"threads", Rung::threads},
-                         {"the page cache", Rung::buffered},
-                         {"a paced drive", Rung::paced}};
-
-// A file whose bytes are alike nowhere near each other, gone at the end of the case.
-class File {
- public:
-  explicit File(size_t bytes, uint64_t hole = 0) : data(bytes), begin(hole) {
-    uint32_t state = 7;
-    for (uint8_t& byte : data) {
-      state = state * 1664525u + 1013904223u;
-      byte = static_cast<uint8_t>(state >> 24);
-    }
-    const char* folder = getenv("TMPDIR");
-    path = std::string(folder != nullptr ? folder : P_tmpdir) + "/ring-reader-XXXXXX";
-    const int descriptor = mkstemp(path.data());
-    require(descriptor >= 0, "no file in %s", path.c_str());
-    const ssize_t written = pwrite(descriptor, data.data(), data.size(), static_cast<off_t>(hole));
-    ::close(descriptor);
-    require(written == static_cast<ssize_t>(data.size()), "%s takes no data", path.c_str());
-  }
-  ~File() { unlink(path.c_str()); }
-  File(const File&) = delete;
-
-  uint64_t bytes() const { return begin + data.size(); }
-
-  std::string path;
-  std::vector<uint8_t> data;
-  uint64_t begin;  // what lies before is a hole
-};
-
-struct Aligned {
-  explicit Aligned(uint64_t bytes) : bytes(bytes) {
-    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    require(memory != MAP_FAILED, "no memory");
-    data = static_cast<uint8_t*>(memory);
-    memset(data, 0xee, bytes);
-  }
-  ~Aligned() { munmap(data, bytes); }
-  Aligned(const Aligned&) = delete;
-
-  uint8_t* data = nullptr;
-  uint64_t bytes;
-};
-
-struct Opened {
-  std::unique_ptr<io::Reader> reader = std::make_unique<io::Reader>();
-};
-
-Opened open(const std::vector<io::Source>& sources, Rung rung, std::vector<io::Fault> faults = {},
-            uint64_t chunk_bytes = 65536, io::Pace pace = {4e9, 1e-5, 16, 0, 1}) {
-  std::unique_ptr<io::Drive> drive;
-  const Status status = rung == Rung::paced ? io::open_paced_drive(sources, pace, &drive)
-                                            : io::open_drive(sources, {rung, 0}, &drive);
-  require(!status.failed(), "%s", status.text);
-  if (!faults.empty()) drive = io::make_faulty_drive(std::move(drive), std::move(faults));
-  Opened opened;
-  io::ReaderOptions options;
-  options.chunk_bytes = chunk_bytes;
-  const Status started = opened.reader->open(std::move(drive), sources, options);
-  require(!started.failed(), "%s", started.text);
-  return opened;
-}
-
-io::Source source_of(const File& file) { return {{file.path}, file.bytes()}; }
-
-io::Arrival next(io::Reader& reader) {
-  io::Arrival arrival;
-  require(reader.wait(20000), "nothing arrived within 20 seconds");
-  require(reader.poll(&arrival, 1) == 1, "an arrival was promised and is not there");
-  return arrival;
-}
-
-io::Read read_of(int64_t tag, uint64_t offset, uint64_t bytes, uint8_t* target,
-                 const uint32_t* checksums = nullptr) {
-  io::Read read;
-  read.tag = tag;
-  read.parts.push_back({0, offset, bytes, target, checksums});
-  return read;
-}
-
-void expect_bytes(const File& file, uint64_t offset, uint64_t bytes, const uint8_t* target,
-                  const char* way) {
-  const uint8_t* got = target + offset % kBlockBytes;
-  require(memcmp(got, file.data.data() + (offset - file.begin), bytes) == 0,
-          "%s: %llu bytes at %llu are not the file's", way, static_cast<unsigned long long>(bytes),
-          static_cast<unsigned long long>(offset));
-}
-
-std::vector<uint32_t> checksums_of(const File& file, uint64_t offset, uint64_t bytes) {
+std::vector<uint32_t> checksums_of(uint64_t offset, uint64_t bytes) {
+  std::vector<uint8_t> data(bytes);
+  for (uint64_t i = 0; i < bytes; ++i) data[i] = byte_at(offset + i, 0);
   std::vector<uint32_t> sums;
-  for (uint64_t at = 0; at < bytes; at += io::kChecksumBytes) {
-    sums.push_back(
-        io::crc32c(0, file.data.data() + offset + at, std::min(io::kChecksumBytes, bytes - at)));
-  }
+  for (uint64_t at = 0; at < bytes; at += kChecksumBytes)
+    sums.push_back(crc32c(0, data.data() + at, std::min(kChecksumBytes, bytes - at)));
   return sums;
+}
+
+void require_said(const char* where, const Arrival& arrival, const std::string& what) {
+  require_landing(where, arrival, Landing::failed);
+  require(arrival.why.code == Code::cannot_read, "%s: the code is %d", where,
+          static_cast<int>(arrival.why.code));
+  require(std::string(arrival.why.text).find(what) != std::string::npos,
+          "%s: \"%s\" does not say \"%s\"", where, arrival.why.text, what.c_str());
 }
 
 }  // namespace
 
-RING_CASE(every_place, "a read gives the file's bytes from every place, whatever its length") {
-  const File file(3 * 65536 + 1234);
-  const uint64_t end = file.bytes();
-  const std::pair<uint64_t, uint64_t> places[] = {
-      {0, 1},         {0, end},     {1, 4095},    {4095, 2},          {4096, 4096},      {5, 65536},
-      {65535, 65538}, {end - 1, 1}, {end - 5, 5}, {end - 4097, 4097}, {70000, 3 * 40000}};
-  for (const Way& way : kWays) {
-    Opened opened = open({source_of(file)}, way.rung);
-    Aligned memory(16 * io::room_for(end));
-    opened.reader->lend({memory.data, memory.bytes});
-    uint8_t* target = memory.data;
-    int64_t tag = 0;
-    for (const auto& [offset, bytes] : places) {
-      opened.reader->submit(read_of(tag++, offset, bytes, target));
-      target += io::room_for(bytes);
+RING_CASE(reader_exact, "bytes are exact at any place and length, many reads at once") {
+  const Folder folder;
+  const auto sources = one_file(folder.write("file", kFileBytes));
+  std::vector<std::pair<uint64_t, uint64_t>> extents = {{0, kFileBytes}, {1, kFileBytes - 1}};
+  for (const uint64_t offset : {0, 1, 777, 4095, 4096, 4097, 65535, 65537, 1 << 20}) {
+    for (const uint64_t bytes : {1, 2, 4095, 4096, 4097, 65536, 200'001})
+      extents.emplace_back(offset, bytes);
+  }
+  for (const uint64_t bytes : {1, 123, 124, 4219, 4220, 70'000})
+    extents.emplace_back(kFileBytes - bytes, bytes);
+
+  for (const Setup& setup : setups()) {
+    uint64_t room = 0;
+    for (const auto& extent : extents) room += room_for(extent.second);
+    Memory memory(room);
+    Reading reading(open_setup(setup, sources), sources, small_chunks());
+    // Some reads land in memory that was lent, some beside it, some across the border.
+    reading->lend({memory.data(), memory.bytes() / 2 / kBlockBytes * kBlockBytes});
+    uint8_t* target = memory.data();
+    std::vector<ReadPart> parts;
+    for (const auto& [offset, bytes] : extents) {
+      Read read = read_of(static_cast<int64_t>(parts.size()), offset, bytes, target);
+      parts.push_back(read.parts.front());
+      target += room_for(bytes);
+      reading->submit(std::move(read));
     }
-    for (int64_t i = 0; i < tag; ++i) {
-      const io::Arrival arrival = next(*opened.reader);
-      require(arrival.landing == io::Landing::arrived, "%s: %s", way.name, arrival.why.text);
-    }
-    target = memory.data;
-    for (const auto& [offset, bytes] : places) {
-      expect_bytes(file, offset, bytes, target, way.name);
-      require(target[io::room_for(bytes)] == 0xee || target + io::room_for(bytes) > memory.data,
-              "%s wrote past its room", way.name);
-      target += io::room_for(bytes);
-    }
+    for (const auto& [tag, arrival] : reading.take(extents.size()))
+      require_landing(setup.name, arrival, Landing::arrived);
+    for (const ReadPart& part : parts) require_bytes(setup.name, part);
   }
 }
 
-RING_CASE(far_places, "offsets beyond 4 GiB are read, not those they alias") {
-  const uint64_t hole = (uint64_t{4} << 30) + 8192;
-  const File file(70000, hole);
-  for (const Way& way : kWays) {
-    if (way.rung == Rung::paced) continue;  // it would hold the hole too
-    Opened opened = open({source_of(file)}, way.rung);
-    Aligned memory(io::room_for(60000));
-    opened.reader->submit(read_of(1, hole + 77, 60000, memory.data));
-    require(next(*opened.reader).landing == io::Landing::arrived, "%s", way.name);
-    expect_bytes(file, hole + 77, 60000, memory.data, way.name);
-  }
-}
-
-RING_CASE(several_parts, "a read of several parts arrives once, when all of them have") {
-  const File file(500000);
-  for (const Way& way : kWays) {
-    Opened opened = open({source_of(file)}, way.rung);
-    Aligned memory(3 * io::room_for(150001));
-    io::Read read;
+RING_CASE(reader_parts, "a read of several parts arrives once, when all of them have") {
+  const Folder folder;
+  const auto sources = one_file(folder.write("file", kFileBytes));
+  constexpr uint64_t kPartBytes = 150'001;
+  for (const Setup& setup : setups()) {
+    Memory memory(3 * room_for(kPartBytes));
+    Reading reading(open_setup(setup, sources), sources, small_chunks());
+    Read read;
     read.tag = 9;
-    for (uint64_t part = 0; part < 3; ++part) {
-      read.parts.push_back(
-          {0, part * 150001 + 3, 150001, memory.data + part * io::room_for(150001), nullptr});
+    for (const uint64_t part : {0, 1, 2}) {
+      read.parts.push_back({0, (2 - part) * kPartBytes + 3, kPartBytes,
+                            memory.data() + part * room_for(kPartBytes), nullptr});
     }
-    opened.reader->submit(read);
-    const io::Arrival arrival = next(*opened.reader);
-    require(arrival.tag == 9 && arrival.landing == io::Landing::arrived, "%s", way.name);
-    for (uint64_t part = 0; part < 3; ++part) {
-      expect_bytes(file, part * 150001 + 3, 150001, memory.data + part * io::room_for(150001),
-                   way.name);
-    }
-    require(!opened.reader->wait(0), "%s: it arrived twice", way.name);
+    const std::vector<ReadPart> parts = read.parts;
+    reading->submit(std::move(read));
+    require_landing(setup.name, reading.next(), Landing::arrived);
+    for (const ReadPart& part : parts) require_bytes(setup.name, part);
+    require(reading.count_now() == 0, "%s: it arrived twice", setup.name);
   }
 }
 
-RING_CASE(demand_first,
-          "demand overtakes look-ahead that is queued, and what is promoted counts as demand") {
-  const File file(4 << 20);
-  // Slow enough that all is queued before the second chunk begins.
-  Opened opened = open({source_of(file)}, Rung::paced, {}, 65536, {2e7, 1e-3, 2, 0, 1});
-  Aligned memory(8 * io::room_for(1 << 19));
-  const auto target = [&](int64_t tag) { return memory.data + tag * io::room_for(1 << 19); };
-  for (int64_t tag = 0; tag < 3; ++tag) {
-    io::Read read = read_of(tag, static_cast<uint64_t>(tag) << 19, 1 << 19, target(tag));
-    read.priority = io::Priority::ahead;
-    opened.reader->submit(read);
-  }
-  opened.reader->promote(2);
-  opened.reader->submit(read_of(3, 3 << 19, 1 << 19, target(3)));
-  int64_t order[4];
-  for (int64_t& tag : order) tag = next(*opened.reader).tag;
-  require(order[0] == 2 && order[1] == 3 && order[2] == 0 && order[3] == 1,
-          "arrived in the order %d %d %d %d", static_cast<int>(order[0]),
-          static_cast<int>(order[1]), static_cast<int>(order[2]), static_cast<int>(order[3]));
-  for (int64_t tag = 0; tag < 4; ++tag)
-    expect_bytes(file, static_cast<uint64_t>(tag) << 19, 1 << 19, target(tag), "promoted");
-}
-
-RING_CASE(cancelled,
-          "a cancelled read is reported once, and its memory is not written afterwards") {
-  const File file(4 << 20);
-  Opened opened = open({source_of(file)}, Rung::paced, {}, 65536, {2e7, 1e-3, 2, 0, 1});
-  Aligned memory(2 * io::room_for(1 << 20));
-  io::Read read = read_of(1, 0, 1 << 20, memory.data);
-  read.priority = io::Priority::ahead;
-  opened.reader->submit(read);
-  opened.reader->cancel(1);
-  opened.reader->cancel(77);  // nobody
-  const io::Arrival arrival = next(*opened.reader);
-  require(arrival.tag == 1 && arrival.landing == io::Landing::cancelled, "it was not cancelled");
-  memset(memory.data, 0xaa, io::room_for(1 << 20));
-  opened.reader->submit(read_of(2, 1 << 20, 1 << 20, memory.data + io::room_for(1 << 20)));
-  require(next(*opened.reader).tag == 2, "the next read did not arrive");
-  require(std::all_of(memory.data, memory.data + (1 << 20), [](uint8_t b) { return b == 0xaa; }),
-          "the cancelled read wrote later");
-}
-
-RING_CASE(tried_again, "an error is tried again twice, a short read is gone on with") {
-  const File file(300000);
-  for (const Way& way : kWays) {
-    for (const FaultKind kind : {FaultKind::error, FaultKind::short_read}) {
-      Opened opened = open({source_of(file)}, way.rung, {{kind, 0, 100000, 1, 2, 0}});
-      Aligned memory(io::room_for(300000));
-      opened.reader->submit(read_of(1, 0, 300000, memory.data));
-      const io::Arrival arrival = next(*opened.reader);
-      require(arrival.landing == io::Landing::arrived, "%s: %s", way.name, arrival.why.text);
-      expect_bytes(file, 0, 300000, memory.data, way.name);
+RING_CASE(reader_room, "nothing is written beyond the room of a part") {
+  const Folder folder;
+  const auto sources = one_file(folder.write("file", kFileBytes));
+  for (const Setup& setup : setups()) {
+    for (const uint64_t bytes : {uint64_t{1}, uint64_t{4096}, uint64_t{70'001}}) {
+      const uint64_t room = room_for(bytes);
+      Memory memory(room + 2 * kBlockBytes);
+      uint8_t* target = memory.data() + kBlockBytes;
+      Reading reading(open_setup(setup, sources), sources, small_chunks());
+      reading->submit(read_of(1, 4095, bytes, target));
+      require_landing(setup.name, reading.next(), Landing::arrived);
+      const auto is_untouched = [](uint8_t byte) { return byte == Memory::kUntouched; };
+      require(std::all_of(memory.data(), target, is_untouched), "%s: bytes before the room",
+              setup.name);
+      require(std::all_of(target + room, target + room + kBlockBytes, is_untouched),
+              "%s: bytes behind the room of %llu", setup.name,
+              static_cast<unsigned long long>(bytes));
     }
   }
 }
 
-RING_CASE(fails_alone, "what cannot be read fails with file and byte, and others arrive") {
-  const File file(300000);
-  for (const Way& way : kWays) {
-    Opened opened = open({source_of(file)}, way.rung, {{FaultKind::error, 0, 100000, 1, -1, 0}});
-    Aligned memory(2 * io::room_for(150000));
-    opened.reader->submit(read_of(1, 0, 150000, memory.data));
-    opened.reader->submit(read_of(2, 150000, 150000, memory.data + io::room_for(150000)));
-    bool failed = false;
-    for (int i = 0; i < 2; ++i) {
-      const io::Arrival arrival = next(*opened.reader);
-      if (arrival.tag == 2) {
-        require(arrival.landing == io::Landing::arrived, "%s: the other failed too", way.name);
-        continue;
+RING_CASE(reader_far, "bytes on both sides of 4 GiB are those of their place") {
+  const uint64_t border = uint64_t{1} << 32;
+  const uint64_t offset = border - 100'001, bytes = 200'003;
+  const Folder folder;
+  const auto sources =
+      one_file(folder.write_sparse("file", border + (1 << 20), offset, bytes), border + (1 << 20));
+  for (const Setup& setup : setups()) {
+    Memory memory(room_for(bytes));
+    Reading reading(open_setup(setup, sources), sources, small_chunks());
+    reading->lend({memory.data(), memory.bytes()});
+    Read read = read_of(1, offset, bytes, memory.data());
+    const ReadPart part = read.parts.front();
+    reading->submit(std::move(read));
+    require_landing(setup.name, reading.next(), Landing::arrived);
+    require_bytes(setup.name, part);
+  }
+}
+
+RING_CASE(reader_counts, "counters say what was wanted, what was delivered and what for") {
+  const Folder folder;
+  const auto sources = one_file(folder.write("file", kFileBytes));
+  for (const Setup& setup : setups()) {
+    const uint64_t bytes = 300'001;
+    Memory memory(2 * room_for(bytes));
+    Reading reading(open_setup(setup, sources), sources, small_chunks());
+    reading->submit(read_of(1, 5, bytes, memory.data()));
+    reading->submit(read_of(2, 5, bytes, memory.data() + room_for(bytes), Priority::ahead));
+    reading.take(2);
+    const ReaderCounters& counters = reading->counters();
+    const uint64_t widened = room_for(bytes) - kBlockBytes;  // 5 bytes in, it ends in a block
+    require(counters.bytes_wanted == 2 * bytes, "%s: %llu bytes wanted", setup.name,
+            static_cast<unsigned long long>(counters.bytes_wanted));
+    require(counters.bytes_landed == 2 * widened, "%s: %llu bytes landed, expected %llu",
+            setup.name, static_cast<unsigned long long>(counters.bytes_landed),
+            static_cast<unsigned long long>(2 * widened));
+    require(counters.bytes_ahead == widened, "%s: %llu bytes ahead", setup.name,
+            static_cast<unsigned long long>(counters.bytes_ahead));
+    require(counters.retries == (setup.is_faulty ? 2 : 0), "%s: %llu retries", setup.name,
+            static_cast<unsigned long long>(counters.retries));
+    require(counters.failures == 0, "%s: failures", setup.name);
+    require(counters.busy_ns > 0 && counters.depth_ns >= counters.busy_ns, "%s: %llu ns busy",
+            setup.name, static_cast<unsigned long long>(counters.busy_ns));
+  }
+}
+
+RING_CASE(reader_tag_again, "a tag can be used again once its read was reported") {
+  const Folder folder;
+  const auto sources = one_file(folder.write("file", kFileBytes));
+  Memory memory(room_for(kFileBytes));
+  Reading reading(open_setup(setups().front(), sources), sources, small_chunks());
+  for (int i = 0; i < 3; ++i) {
+    reading->submit(read_of(5, 100, 1000, memory.data()));
+    require_landing("again", reading.next(), Landing::arrived);
+  }
+  Read empty;
+  empty.tag = 5;
+  reading->submit(empty);
+  require_landing("without parts", reading.next(), Landing::arrived);
+}
+
+RING_CASE(reader_short, "short reads are continued where they stopped") {
+  const Folder folder;
+  const auto sources = one_file(folder.write("file", kFileBytes));
+  for (const Setup& setup : setups()) {
+    if (setup.is_faulty) continue;
+    Memory memory(kRoom);
+    Reading reading(open_setup(setup, sources, {{FaultKind::short_read, 0, 0, kFileBytes, 12, 0}}),
+                    sources, small_chunks());
+    Read read = read_of(1, 0, kFileBytes, memory.data());
+    const ReadPart part = read.parts.front();
+    reading->submit(std::move(read));
+    require_landing(setup.name, reading.next(), Landing::arrived);
+    require_bytes(setup.name, part);
+  }
+}
+
+RING_CASE(reader_error_twice, "a chunk that fails twice and then does not has arrived") {
+  const Folder folder;
+  const auto sources = one_file(folder.write("file", kFileBytes));
+  for (const Setup& setup : setups()) {
+    if (setup.is_faulty) continue;
+    Memory memory(kRoom);
+    Reading reading(open_setup(setup, sources, {{FaultKind::error, 0, 5000, 1, 2, 0}}), sources,
+                    small_chunks());
+    Read read = read_of(1, 0, kFileBytes, memory.data());
+    const ReadPart part = read.parts.front();
+    reading->submit(std::move(read));
+    require_landing(setup.name, reading.next(), Landing::arrived);
+    require_bytes(setup.name, part);
+    require(reading->counters().retries == 2, "%s: %llu retries", setup.name,
+            static_cast<unsigned long long>(reading->counters().retries));
+  }
+}
+
+RING_CASE(reader_error_always, "a chunk that always fails fails its read alone, and says where") {
+  const Folder folder;
+  const auto sources = one_file(folder.write("file", kFileBytes));
+  const std::pair<FaultKind, const char*> kinds[] = {{FaultKind::error, "Input/output error"},
+                                                     {FaultKind::gone, "No such file"}};
+  for (const Setup& setup : setups()) {
+    for (const auto& [kind, words] : kinds) {
+      if (setup.is_faulty) continue;
+      Memory memory(2 * kRoom);
+      Reading reading(open_setup(setup, sources, {{kind, 0, 3 * kTestChunkBytes + 9, 1, -1, 0}}),
+                      sources, small_chunks());
+      reading->submit(read_of(1, 0, kFileBytes, memory.data()));
+      Read other = read_of(2, 8 * kTestChunkBytes, 100'000, memory.data() + kRoom);
+      const ReadPart part = other.parts.front();
+      reading->submit(std::move(other));
+      const auto ended = reading.take(2);
+      require_said(setup.name, ended.at(1), sources[0].paths[0] + ": cannot be read at byte");
+      require_said(setup.name, ended.at(1), words);
+      require_landing(setup.name, ended.at(2), Landing::arrived);
+      require_bytes(setup.name, part);
+      require(reading->counters().failures == 1, "%s: failures", setup.name);
+      // The same place can be asked for again, and others still arrive.
+      reading->submit(read_of(1, 8 * kTestChunkBytes, 5000, memory.data()));
+      require_landing(setup.name, reading.next(), Landing::arrived);
+    }
+  }
+}
+
+RING_CASE(reader_cut_file, "a file that was cut under way fails with the byte where it ends") {
+  for (const Setup& setup : setups()) {
+    if (setup.rung == Rung::paced) continue;  // holds the bytes that the file had
+    const Folder folder;
+    const auto sources = one_file(folder.write("file", kFileBytes));
+    Memory memory(2 * kRoom);
+    Reading reading(open_setup(setup, sources), sources, small_chunks());
+    cut_file(sources[0].paths[0], 500'000);
+    reading->submit(read_of(1, 100, kFileBytes - 100, memory.data()));
+    reading->submit(read_of(2, 100, 400'000, memory.data() + kRoom));
+    const auto ended = reading.take(2);
+    require_said(setup.name, ended.at(1), sources[0].paths[0] + ": ends at byte ");
+    require_said(setup.name, ended.at(1), ", expected at least " + std::to_string(kFileBytes));
+    require_landing(setup.name, ended.at(2), Landing::arrived);
+  }
+}
+
+RING_CASE(reader_slow, "a slow chunk does not hold back those after it") {
+  const Folder folder;
+  const auto sources = one_file(folder.write("file", kFileBytes));
+  for (const Setup& setup : setups()) {
+    Memory memory(kRoom);
+    Reading reading(open_setup(setup, sources, {{FaultKind::slow, 0, 0, 1, 1, 0.1}}), sources,
+                    small_chunks());
+    reading->submit(read_of(1, 0, 100, memory.data()));
+    reading->submit(read_of(2, 200'000, 100, memory.data() + 200'000 / 4096 * 4096));
+    require(reading.next().tag == 2, "%s: the slow one came first", setup.name);
+    require(reading.next().tag == 1, "%s: the slow one did not come", setup.name);
+    require_bytes(setup.name, {0, 0, 100, memory.data(), nullptr});
+  }
+}
+
+RING_CASE(reader_checksums, "extents with their checksums arrive, however they are cut") {
+  const Folder folder;
+  const auto sources = one_file(folder.write("file", kFileBytes));
+  for (const Setup& setup : setups()) {
+    for (const uint64_t chunk_bytes : {uint64_t{12'288}, kTestChunkBytes, uint64_t{4} << 20}) {
+      Memory memory(kRoom);
+      ReaderOptions options;
+      options.chunk_bytes = chunk_bytes;
+      Reading reading(open_setup(setup, sources), sources, options);
+      for (const uint64_t offset : {uint64_t{0}, uint64_t{777}, kFileBytes - 1}) {
+        const auto sums = checksums_of(offset, kFileBytes - offset);
+        Read read = read_of(1, offset, kFileBytes - offset, memory.data());
+        read.parts[0].checksums = sums.data();
+        reading->submit(std::move(read));
+        require_landing(setup.name, reading.next(), Landing::arrived);
       }
-      failed = arrival.landing == io::Landing::failed;
-      require(strstr(arrival.why.text, file.path.c_str()) != nullptr &&
-                  strstr(arrival.why.text, "cannot be read at byte ") != nullptr,
-              "%s: %s", way.name, arrival.why.text);
-    }
-    require(failed, "%s: it did not fail", way.name);
-    require(opened.reader->counters().failures.load() == 1, "%s: failures", way.name);
-  }
-}
-
-RING_CASE(cut_short, "a file that was cut short is said to end where it ends") {
-  const File file(300000);
-  for (const Way& way : kWays) {
-    if (way.rung == Rung::paced) continue;  // it has read the file already
-    Opened opened = open({source_of(file)}, way.rung);
-    require(truncate(file.path.c_str(), 100000) == 0, "cannot be cut");
-    Aligned memory(io::room_for(300000));
-    opened.reader->submit(read_of(1, 0, 300000, memory.data));
-    const io::Arrival arrival = next(*opened.reader);
-    require(arrival.landing == io::Landing::failed, "%s: it arrived", way.name);
-    require(strstr(arrival.why.text, "ends at byte") != nullptr, "%s: %s", way.name,
-            arrival.why.text);
-    const int descriptor = ::open(file.path.c_str(), O_WRONLY);
-    require(pwrite(descriptor, file.data.data(), file.data.size(), 0) > 0, "cannot be mended");
-    ::close(descriptor);
-  }
-}
-
-RING_CASE(checked,
-          "a flipped byte is read again; one that stays wrong is a failure with its bytes") {
-  const File file((3 << 20) + 5000);
-  const uint64_t offset = 1234, bytes = (2 << 20) + 3000;
-  const std::vector<uint32_t> sums = checksums_of(file, offset, bytes);
-  for (const Way& way : kWays) {
-    for (const int32_t times : {0, 1, -1}) {
-      Opened opened =
-          open({source_of(file)}, way.rung, {{FaultKind::flip, 0, (1 << 20) + 70000, 1, times, 0}});
-      Aligned memory(io::room_for(bytes));
-      opened.reader->submit(read_of(1, offset, bytes, memory.data, sums.data()));
-      const io::Arrival arrival = next(*opened.reader);
-      const bool arrived = arrival.landing == io::Landing::arrived;
-      require(arrived == (times >= 0), "%s: %d flips: %s", way.name, times, arrival.why.text);
-      const uint64_t mismatches = opened.reader->counters().mismatches.load();
-      require((mismatches > 0) == (times != 0), "%s: %d flips, %d mismatches", way.name, times,
-              static_cast<int>(mismatches));
-      if (arrived) expect_bytes(file, offset, bytes, memory.data, way.name);
-      if (!arrived)
-        require(strstr(arrival.why.text, "bytes 1049810 to 2098385") != nullptr, "%s",
-                arrival.why.text);
+      require(reading->counters().mismatches == 0, "%s: mismatches", setup.name);
     }
   }
 }
 
-RING_CASE(mirrors, "copies share the work, and one that has died is done without") {
-  const File file(2 << 20);
-  const File copy(2 << 20);
-  for (const Way& way : kWays) {
-    if (way.rung == Rung::paced) continue;  // it holds one copy
-    const io::Source both = {{file.path, copy.path}, file.bytes()};
-    Opened opened = open({both}, way.rung);
-    require(truncate(copy.path.c_str(), 0) == 0, "cannot be cut");
-    Aligned memory(io::room_for(2 << 20));
-    opened.reader->submit(read_of(1, 0, 2 << 20, memory.data));
-    const io::Arrival arrival = next(*opened.reader);
-    require(arrival.landing == io::Landing::arrived, "%s: %s", way.name, arrival.why.text);
-    expect_bytes(file, 0, 2 << 20, memory.data, way.name);
-    const int descriptor = ::open(copy.path.c_str(), O_WRONLY);
-    require(pwrite(descriptor, copy.data.data(), copy.data.size(), 0) > 0, "cannot be mended");
-    ::close(descriptor);
-  }
-}
-
-RING_CASE(left_queued,
-          "a reader that is destroyed with reads queued ends, and waits for what is under way") {
-  const File file(4 << 20);
-  for (const Way& way : kWays) {
-    Aligned memory(8 * io::room_for(1 << 19));
-    Opened opened = open({source_of(file)}, way.rung);
-    for (int64_t tag = 0; tag < 8; ++tag) {
-      opened.reader->submit(read_of(tag, static_cast<uint64_t>(tag) << 19, 1 << 19,
-                                    memory.data + tag * io::room_for(1 << 19)));
+RING_CASE(reader_flip_once, "a byte that flipped on its way is read again") {
+  const Folder folder;
+  const auto sources = one_file(folder.write("file", kFileBytes));
+  const uint64_t offset = 777, bytes = kFileBytes - 777;
+  const auto sums = checksums_of(offset, bytes);
+  for (const Setup& setup : setups()) {
+    if (setup.is_faulty) continue;
+    // The first block, the second, the border between them, the last byte.
+    for (const uint64_t at : {offset, offset + kChecksumBytes + 5, offset + kChecksumBytes,
+                              offset + kChecksumBytes - 1, kFileBytes - 1}) {
+      Memory memory(kRoom);
+      Reading reading(open_setup(setup, sources, {{FaultKind::flip, 0, at, 1, 1, 0}}), sources,
+                      small_chunks());
+      Read read = read_of(1, offset, bytes, memory.data());
+      read.parts[0].checksums = sums.data();
+      const ReadPart part = read.parts.front();
+      reading->submit(std::move(read));
+      require_landing(setup.name, reading.next(), Landing::arrived);
+      require_bytes(setup.name, part);
+      require(reading->counters().mismatches == 1, "%s: %llu mismatches", setup.name,
+              static_cast<unsigned long long>(reading->counters().mismatches));
     }
-    opened.reader.reset();
   }
 }
 
-RING_CASE(absent, "a file that is not there is refused with its name") {
-  std::unique_ptr<io::Drive> drive;
-  const Status status = io::open_drive({{{"/no/such/file"}, 10}}, {}, &drive);
-  require(status.failed() && strstr(status.text, "/no/such/file") != nullptr, "%s", status.text);
+RING_CASE(reader_flip_always, "a byte that is wrong on the drive fails its read, and says where") {
+  const Folder folder;
+  const auto sources = one_file(folder.write("file", kFileBytes));
+  const auto sums = checksums_of(777, kFileBytes - 777);
+  flip_byte(sources[0].paths[0], 777 + kChecksumBytes + 5);
+  const std::string range =
+      "bytes " + std::to_string(777 + kChecksumBytes) + " to " +
+      std::to_string(kFileBytes - 1 < 777 + 2 * kChecksumBytes - 1 ? kFileBytes - 1
+                                                                   : 777 + 2 * kChecksumBytes - 1);
+  for (const Setup& setup : setups()) {
+    Memory memory(2 * kRoom);
+    Reading reading(open_setup(setup, sources), sources, small_chunks());
+    Read bad = read_of(1, 777, kFileBytes - 777, memory.data());
+    bad.parts[0].checksums = sums.data();
+    reading->submit(std::move(bad));
+    Read good = read_of(2, 777, kChecksumBytes, memory.data() + kRoom);
+    good.parts[0].checksums = sums.data();
+    reading->submit(std::move(good));
+    const auto ended = reading.take(2);
+    require_said(setup.name, ended.at(1), sources[0].paths[0] + ": " + range);
+    require_landing(setup.name, ended.at(2), Landing::arrived);
+  }
 }
 
-RING_CASE(paced_rate, "the paced drive keeps its rate within two in a hundred") {
-  const File file(8 << 20);
-  std::unique_ptr<io::Drive> drive;
-  const std::vector<io::Source> sources = {source_of(file)};
-  const Status status = io::open_paced_drive(sources, {1e9, 2e-4, 16, 0, 1}, &drive);
-  require(!status.failed(), "%s", status.text);
-  io::CeilingProbe probe;
-  probe.chunk_bytes = 1 << 20;
-  probe.bytes = 200 << 20;
-  double rate = 0;
-  const Status measured = io::measure_ceiling(*drive, sources, probe, &rate);
-  require(!measured.failed(), "%s", measured.text);
-  // Slower only where this machine holds up the thread that delivers.
-  require(rate < 1.02e9 && rate > 0.5e9, "%.3g bytes per second", rate);
+RING_CASE(reader_mirrors, "a copy that was cut or changed is made good by the other") {
+  const Folder folder;
+  const std::string good = folder.write("good", kFileBytes), bad = folder.write("bad", kFileBytes);
+  const auto sums = checksums_of(1, kFileBytes - 1);
+  for (const bool is_cut : {false, true}) {
+    if (is_cut) cut_file(bad, 300'000);
+    if (!is_cut) flip_byte(bad, 5000);
+    for (const Setup& setup : setups()) {
+      if (setup.rung == Rung::paced) continue;  // holds one copy
+      const std::vector<Source> sources = {{{bad, good}, kFileBytes}};
+      Memory memory(kRoom);
+      Reading reading(open_setup(setup, sources), sources, small_chunks());
+      for (int i = 0; i < 3; ++i) {
+        Read read = read_of(1, 1, kFileBytes - 1, memory.data());
+        read.parts[0].checksums = sums.data();
+        const ReadPart part = read.parts.front();
+        reading->submit(std::move(read));
+        require_landing(setup.name, reading.next(), Landing::arrived);
+        require_bytes(setup.name, part);
+      }
+    }
+  }
+}
+
+RING_CASE(reader_mirrors_both,
+          "a copy that failed is asked again when the others have failed too") {
+  const Folder folder;
+  const std::string bad = folder.write("bad", kFileBytes), good = folder.write("good", kFileBytes);
+  cut_file(bad, 0);
+  for (const Setup& setup : setups()) {
+    if (setup.rung == Rung::paced || setup.is_faulty) continue;
+    const std::vector<Source> sources = {{{bad, good}, kFileBytes}};
+    Memory memory(kRoom);
+    ReaderOptions options = small_chunks();
+    options.tries = 4;
+    // Both fail once; then the bad one has nothing, and the good one has it all.
+    Reading reading(open_setup(setup, sources, {{FaultKind::error, 0, 0, 100, 2, 0}}), sources,
+                    options);
+    reading->submit(read_of(1, 0, 100, memory.data()));
+    require_landing(setup.name, reading.next(), Landing::arrived);
+    require_bytes(setup.name, {0, 0, 100, memory.data(), nullptr});
+  }
+}
+
+RING_CASE(reader_spread, "chunks are spread over copies on two drives") {
+  // Two file systems, so that they count as two drives.
+  std::error_code none;
+  if (!std::filesystem::is_directory("/dev/shm", none)) skip("there is no /dev/shm");
+  if (std::filesystem::temp_directory_path(none).string().starts_with("/dev/shm"))
+    skip("temporary files go to /dev/shm too");
+  const Folder here, there("/dev/shm");
+  const std::string first = here.write("file", kFileBytes), other = there.write("file", kFileBytes);
+  const std::vector<Source> sources = {{{first, other}, kFileBytes}};
+  auto made = std::make_unique<GatedDrive>(
+      open_setup({"the page cache", Rung::buffered, false}, sources), 8);
+  GatedDrive* gate = made.get();
+  Reading reading(std::move(made), sources, small_chunks());
+  Memory memory(kRoom);
+  Read read = read_of(1, 0, kFileBytes, memory.data());
+  const ReadPart part = read.parts.front();
+  reading->submit(std::move(read));
+  gate->await_sent(8);
+  // None has landed yet, so both drives are thought to be equally quick.
+  const std::vector<Chunk> sent = gate->sent();
+  const auto on_other =
+      std::count_if(sent.begin(), sent.end(), [](const Chunk& chunk) { return chunk.copy == 1; });
+  require(on_other == 4, "%td of 8 chunks went to the other copy", on_other);
+  gate->open();
+  require_landing("spread", reading.next(), Landing::arrived);
+  require_bytes("spread", part);
 }

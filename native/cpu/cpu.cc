@@ -175,12 +175,12 @@ KvStore::~KvStore() {
 }
 
 int Cpu::piece_rows(int rows, int products) const {
-  constexpr int kLeast = 32;
+  constexpr int kLeast = 32, kMost = 2 * kBlockRows;
   const int wanted =
       4 * pool.threads();  // a slow core then holds up a quarter of its share at most
   const int pieces_each = std::max(1, (wanted + products - 1) / products);
   const int even = (rows + pieces_each - 1) / pieces_each;
-  return std::clamp((even + kLeast - 1) / kLeast * kLeast, kLeast, kBlockRows);
+  return std::clamp((even + kLeast - 1) / kLeast * kLeast, kLeast, kMost);
 }
 
 void Cpu::linear_by(Matmul products, const Matrix& weight, const float* x, int tokens, float* out) {

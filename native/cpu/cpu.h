@@ -93,7 +93,7 @@ struct Cpu {
   std::string description;
 
   // Rows of one piece of a product: enough pieces to share out, none smaller than pays for
-  // preparing the activations, none larger than a block of scales usually is.
+  // preparing the activations and for starting to fetch.
   int piece_rows(int rows, int products) const;
   // out[token][row] = weight . x, rows and (when there are many) tokens shared out over the
   // threads.

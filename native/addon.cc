@@ -7,8 +7,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <thread>
 
+#include "cpu/bandwidth.h"
+#include "cpu/topology.h"
 #include "device.h"
 #include "io/checksum.h"
 
@@ -410,7 +411,7 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
   struct sysinfo facts {};
   sysinfo(&facts);
   Napi::Object machine = Napi::Object::New(env);
-  machine.Set("cores", Napi::Number::New(env, std::thread::hardware_concurrency()));
+  machine.Set("cores", Napi::Number::New(env, ring::usable_cores()));
   machine.Set("memoryBytes",
               Napi::Number::New(env, static_cast<double>(facts.totalram) * facts.mem_unit));
   machine.Set("instructionSet", Napi::String::New(env, ring::best_instruction_set()));
@@ -438,6 +439,16 @@ Napi::Value measure_drive(const Napi::CallbackInfo& info) {
     refuse(env, "probe", "a size of whole blocks and a depth");
   double bytes_per_second = 0;
   require(env, ring::measure_drive(read, io, probe, &bytes_per_second));
+  return Napi::Number::New(env, bytes_per_second);
+}
+
+// Bytes per second that `threads` read from memory: see cpu/bandwidth.h.
+Napi::Value measure_memory(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!info[0].IsNumber()) refuse(env, "threads", "a number");
+  double bytes_per_second = 0;
+  require(env,
+          ring::cpu::measure_memory(info[0].As<Napi::Number>().Int32Value(), &bytes_per_second));
   return Napi::Number::New(env, bytes_per_second);
 }
 
@@ -505,6 +516,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("probe", Napi::Function::New(env, probe));
   exports.Set("hashExtent", Napi::Function::New(env, hash_extent));
   exports.Set("measureDrive", Napi::Function::New(env, measure_drive));
+  exports.Set("measureMemory", Napi::Function::New(env, measure_memory));
   exports.Set("Device", Device::define(env));
   return exports;
 }

@@ -191,6 +191,7 @@ interface Addon {
   readonly contract: Readonly<Record<string, number>>
   probe(): Machine
   measureDrive(probe: DriveProbe): number
+  measureMemory(threads: number): number
   hashExtent(path: string, offset: number, bytes: number, out: Uint32Array): void
   readonly Device: new () => Device
 }
@@ -254,6 +255,14 @@ export interface DriveProbe {
 /** Bytes per second; blocks the calling thread for seconds. */
 export function measureDrive(probe: DriveProbe): number {
   return addon.measureDrive(probe)
+}
+
+/**
+ * Bytes per second that so many threads (0: as many as the backend takes) read from memory when they
+ * do nothing else; blocks the calling thread for a second or so.
+ */
+export function measureMemory(threads: number): number {
+  return addon.measureMemory(threads)
 }
 
 /**

@@ -42,9 +42,7 @@ Status open_backend(const Model* model, const Limits* limits, void** self) {
                    "it out, or set RING_ISA=auto if it is set",
                    kernels->isa);
   }
-  const unsigned machine_threads = std::thread::hardware_concurrency();
-  const int threads = limits->threads > 0 ? limits->threads
-                                          : static_cast<int>(machine_threads ? machine_threads : 1);
+  const int threads = limits->threads > 0 ? limits->threads : usable_cores();
   auto cpu = std::make_unique<Cpu>(*model, *limits, *kernels, threads);
   RING_TRY(cpu->kv.open(model->shape, *limits));
   for (int thread = 0; thread < threads; ++thread) cpu->thread_scratch.emplace_back(kMatmulScratch);

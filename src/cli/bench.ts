@@ -1,11 +1,13 @@
 // `bench`: how fast a model runs here, and how near that is to what the drive allows. Ceilings before
 // and after, then decode over rotating prompts, cold (empty slots) and warm. --compare alternates two
-// settings, so that a drive that changes from minute to minute meets both alike.
-import { driveCeiling } from '../engine/ceiling.js'
+// settings, so that a machine that changes from minute to minute meets both alike. Of experts on a drive
+// the drive is the bound, of experts in memory the memory: both shares are told.
+import { driveCeiling, memoryCeiling } from '../engine/ceiling.js'
 import { Engine } from '../engine/engine.js'
 import type { EngineFacts } from '../engine/protocol.js'
 import type { RequestStats, Usage } from '../engine/stats.js'
 import { openCheckpoint } from '../model/checkpoint.js'
+import { inventory } from '../model/inventory.js'
 import type { Tokenizer } from '../model/tokenizer.js'
 import { benchPrompts } from './benchprompts.js'
 import { openText, rawPrompt } from './conversation.js'
@@ -21,11 +23,19 @@ interface Pass {
   readonly stats: RequestStats
 }
 
+/** Bytes per second, of the same minutes. */
+interface Ceilings {
+  readonly drive: number
+  readonly memory: number
+}
+
 interface Measured {
   readonly facts: EngineFacts
   readonly cold: Pass
   readonly warm: Pass
-  readonly ceiling: number
+  readonly ceilings: Ceilings
+  /** Weights that decoding a token reads. */
+  readonly bytesPerToken: number
 }
 
 /** Returns the exit status; throws for everything that a person is to be told. */
@@ -49,15 +59,25 @@ async function measure(
 ): Promise<Measured> {
   const checkpoint = openCheckpoint(source.folder)
   const wishes = wishesOf(flags, tokenizer.size)
-  const ceilingBefore = driveCeiling(checkpoint, wishes.reads ?? {}, 1)
+  const ceilings = (seed: number): Ceilings => ({
+    drive: driveCeiling(checkpoint, wishes.reads ?? {}, seed),
+    memory: memoryCeiling(flags.threads),
+  })
+  const before = ceilings(1)
   const engine = await Engine.open(source.folder, wishes)
   try {
     log.opened(source.name, engine.facts, flags.ctxSize)
     const cold = await pass(engine, tokenizer, flags, 0)
     const warm = await pass(engine, tokenizer, flags, 1)
-    const ceilingAfter = driveCeiling(checkpoint, wishes.reads ?? {}, 2)
-    log.line(`drive: ${gigabytes(ceilingBefore)} before, ${gigabytes(ceilingAfter)} after`)
-    return { facts: engine.facts, cold, warm, ceiling: (ceilingBefore + ceilingAfter) / 2 }
+    const after = ceilings(2)
+    log.line(`drive: ${gigabytes(before.drive)} before, ${gigabytes(after.drive)} after`)
+    log.line(`memory: ${gigabytes(before.memory)} before, ${gigabytes(after.memory)} after`)
+    const middle = {
+      drive: (before.drive + after.drive) / 2,
+      memory: (before.memory + after.memory) / 2,
+    }
+    const bytesPerToken = inventory(checkpoint).bytes.readPerToken
+    return { facts: engine.facts, cold, warm, ceilings: middle, bytesPerToken }
   } finally {
     await engine.close()
   }
@@ -76,7 +96,7 @@ async function pass(
   for (let turn = 0; turn < benchPrompts.length; turn += 1) {
     const text = benchPrompts[(turn + round) % benchPrompts.length] ?? ''
     const generation = engine.generate({
-      prompt: rawPrompt(tokenizer, text).tokens,
+      prompt: lengthened(rawPrompt(tokenizer, text).tokens, flags.promptTokens),
       maxTokens: each,
       stopIds: [],
       sampling: greedy,
@@ -90,6 +110,12 @@ async function pass(
     all.push(ending.stats)
   }
   return { tokens, stats: all.reduce(addStats) }
+}
+
+/** The first tokens of the prompt said again and again. */
+function lengthened(prompt: Int32Array, tokens: number | undefined): Int32Array {
+  if (tokens === undefined) return prompt
+  return Int32Array.from({ length: tokens }, (_, at) => prompt[at % prompt.length] ?? 0)
 }
 
 const greedy = {
@@ -124,10 +150,18 @@ function addUsage(one: Usage, other: Usage): Usage {
 
 function reportOf(
   source: ModelSource,
-  { facts, cold, warm, ceiling }: Measured,
+  { facts, cold, warm, ceilings, bytesPerToken }: Measured,
   flags: BenchFlags,
 ): Record<string, unknown> {
-  const of = ({ tokens, stats }: Pass) =>
+  const of = (pass: Pass) => ({
+    ...passReport(pass),
+    memory: {
+      bytes_per_token: bytesPerToken,
+      ceiling_bytes_s: ceilings.memory,
+      share_of_bound: (decodeRate(pass) * bytesPerToken) / ceilings.memory,
+    },
+  })
+  const passReport = ({ tokens, stats }: Pass) =>
     runReport({
       model: source.name,
       engine: facts,
@@ -138,31 +172,48 @@ function reportOf(
       stats,
       seed: null,
       isExact: flags.math === 'f32',
-      ceiling: facts.experts.loadMode === 'direct' ? ceiling : null,
+      ceiling: facts.experts.loadMode === 'direct' ? ceilings.drive : null,
     })
   return { ...of(cold), warm: of(warm) }
+}
+
+function prefillRate({ stats }: Pass): number {
+  return stats.promptTokens / stats.firstTokenSeconds
+}
+
+/** Where the computing of a decode went. */
+function kernelsLine(name: string, usage: Usage): string {
+  const share = (seconds: number) => (seconds / usage.computeSeconds).toFixed(3)
+  return (
+    `${name}: of computing, attention ${share(usage.attendSeconds)}, router ${share(usage.routeSeconds)}, ` +
+    `experts ${share(usage.mixSeconds)}, shared expert ${share(usage.settleSeconds)}, head ${share(usage.sampleSeconds)}`
+  )
 }
 
 function decodeRate({ stats }: Pass): number {
   return (stats.completionTokens - benchPrompts.length) / stats.decodeSeconds
 }
 
-function tellPasses({ cold, warm, facts, ceiling }: Measured, log: Log): void {
+function tellPasses(measured: Measured, log: Log): void {
+  const { cold, warm, facts, ceilings } = measured
   for (const [name, one] of [
     ['cold', cold],
     ['warm', warm],
   ] as const) {
     const { decode, decodeSeconds } = one.stats
-    const rate = `${name}: ${decodeRate(one).toPrecision(3)} tokens/s`
-    if (decode === null || facts.experts.loadMode !== 'direct') {
-      log.line(rate)
-      continue
-    }
+    const ofMemory = (decodeRate(one) * measured.bytesPerToken) / ceilings.memory
+    const rate =
+      `${name}: ${decodeRate(one).toPrecision(3)} tokens/s, ` +
+      `prefill ${prefillRate(one).toPrecision(3)} tokens/s, ${ofMemory.toFixed(3)} of reading memory`
+    log.line(rate)
+    if (decode === null) continue
+    log.line(kernelsLine(name, decode))
+    if (facts.experts.loadMode !== 'direct') continue
     const needed = decode.misses * facts.experts.expertReadBytes
-    const ideal = needed / ceiling
+    const ideal = needed / ceilings.drive
     const exposed = decode.computeSeconds - decode.overlappedSeconds + decode.policySeconds
     log.line(
-      `${rate}, ${(decode.hits / decode.requests).toFixed(3)} of ${decode.requests} expert requests hit, ` +
+      `${name}: ${(decode.hits / decode.requests).toFixed(3)} of ${decode.requests} expert requests hit, ` +
         `share of bound ${(ideal / decodeSeconds).toFixed(3)} of attainable ${(ideal / (ideal + exposed)).toFixed(3)}, ` +
         `read ${(decode.bytesRead / Math.max(1, needed)).toFixed(3)} of what was missed, ` +
         `reader ${(decode.readerCpuSeconds / (decode.bytesRead / 1e9 || 1)).toFixed(3)} s/GB`,

@@ -70,8 +70,23 @@ export interface RunFlags extends SharedFlags, DrawFlags, TalkFlags {
 
 export interface BenchFlags extends SharedFlags {
   readonly predict: number
+  readonly promptTokens?: number
   readonly compare?: Partial<SharedFlags>
   readonly pairs: number
+}
+
+export interface ServeFlags extends SharedFlags {
+  readonly host: string
+  readonly port: number
+  readonly apiKeyFile?: string
+  readonly insecure?: boolean
+  readonly alias?: string
+  readonly parallel: number
+  readonly queue: number
+  /** Seconds. */
+  readonly timeout: number
+  /** Seconds. */
+  readonly grace: number
 }
 
 export interface ChatFlags extends SharedFlags, DrawFlags, TalkFlags {}
@@ -198,6 +213,11 @@ export function addBenchFlags(command: Command): Command {
       160,
     ),
     option(
+      '--prompt-tokens <n>',
+      'length of every prompt, by repetition (default: as they are)',
+      count(),
+    ),
+    option(
       '--compare <setting>',
       'alternate with another setting, as expert-ram=50%,policy=lru',
       settings,
@@ -207,6 +227,20 @@ export function addBenchFlags(command: Command): Command {
       'with --compare: how many times both are measured',
       whole(1, 100),
     ).default(5),
+  ])
+}
+
+export function addServeFlags(command: Command): Command {
+  return addAll(command, 'Server:', [
+    option('--host <host>', 'where to listen', filled('a host')).default('127.0.0.1'),
+    option('--port <n>', '0: any that is free', whole(0, 65535)).default(8080),
+    option('--api-key-file <file>', 'keys, one a line; RING_API_KEY is one more', filled('a file')),
+    option('--insecure', 'let other machines in without a key'),
+    option('--alias <name>', 'what clients call the model', filled('a name')),
+    option('--parallel <n>', 'sequences in work at once', whole(1, 256)).default(4),
+    option('--queue <n>', 'sequences that may wait', whole(0, 65536)).default(32),
+    option('--timeout <s>', 'seconds for a whole request', whole(1, 86400)).default(3600),
+    option('--grace <s>', 'seconds to end what is in work', whole(0, 86400)).default(30),
   ])
 }
 

@@ -63,7 +63,20 @@ function usageReport({ stats, engine, ceiling }: RunFacts): Record<string, unkno
       compute: usage?.computeSeconds ?? null,
       policy: usage?.policySeconds ?? null,
     },
+    compute_s: computeReport(stats.decode),
     prefetch,
+  }
+}
+
+/** Over the decode part, by what was computed. */
+function computeReport(usage: Usage | null): Record<string, number> | null {
+  if (usage === null) return null
+  return {
+    attention: usage.attendSeconds,
+    router: usage.routeSeconds,
+    experts: usage.mixSeconds,
+    shared_expert: usage.settleSeconds,
+    head: usage.sampleSeconds,
   }
 }
 

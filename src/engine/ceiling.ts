@@ -1,6 +1,6 @@
-// What the drive under a checkpoint can do right now, so that shares are taken against this machine in
-// these minutes and not against a data sheet.
-import { measureDrive } from '../../native/index.js'
+// What the drive under a checkpoint and the memory can do right now, so that shares are taken against
+// this machine in these minutes and not against a data sheet.
+import { measureDrive, measureMemory } from '../../native/index.js'
 import type { Checkpoint } from '../model/checkpoint.js'
 import type { ReadWishes } from './layout.js'
 import { readerOf } from './layout.js'
@@ -24,4 +24,9 @@ export function driveCeiling(checkpoint: Checkpoint, reads: ReadWishes, seed: nu
     }),
   )
   return Math.max(...rates)
+}
+
+/** Bytes per second that the compute threads read from memory. Takes about two seconds. */
+export function memoryCeiling(threads: number | undefined): number {
+  return measureMemory(threads ?? 0)
 }

@@ -1,7 +1,6 @@
 // From a model folder to a device that is ready to step. Used by the engine's thread and by tests;
 // whoever opens closes.
 import { statSync } from 'node:fs'
-import os from 'node:os'
 import { basename, join } from 'node:path'
 import {
   Control,
@@ -10,6 +9,7 @@ import {
   EventField,
   isDeviceError,
   type Layout,
+  probe,
   StopField,
   UseField,
 } from '../../native/index.js'
@@ -118,7 +118,7 @@ function planAll(
 ): { plan: MemoryPlan; experts: ExpertPlan } {
   const { config } = checkpoint
   const sizes = sizesOf(checkpoint)
-  const threads = wishes.threads ?? os.availableParallelism()
+  const threads = wishes.threads ?? probe().cores
   const isScarce = loadModeOf(wishes, sizes) === 'direct' && !holdsAll(sizes, freeBytes)
   const forKv = isScarce ? freeBytes - sizes.denseBytes - sizes.scaleBytes : freeBytes
   const plan = planMemory(config, wishes, forKv, isScarce ? scarceKvShare : automaticKvShare)

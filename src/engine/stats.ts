@@ -34,8 +34,16 @@ export interface Usage {
   bytesRead: number
   /** With a read outstanding. */
   driveBusySeconds: number
-  /** Computing, all threads as one. */
+  /** Computing, all threads as one: the sum of the five after it. */
   computeSeconds: number
+  /** Attention, and the MLP of dense layers. */
+  attendSeconds: number
+  routeSeconds: number
+  mixSeconds: number
+  /** Shared experts and the residual. */
+  settleSeconds: number
+  /** Head and drawing. */
+  sampleSeconds: number
   /** Of computeSeconds, while reads that the step waited for were under way. */
   overlappedSeconds: number
   /** Waiting for reads with nothing to compute. */
@@ -47,18 +55,21 @@ export interface Usage {
 
 export function readUsage({ device, layers }: EngineCounters): Usage {
   const of = (counter: number) => device[counter] ?? 0
+  const kernels = {
+    attendSeconds: of(Counter.attend_s),
+    routeSeconds: of(Counter.route_s),
+    mixSeconds: of(Counter.mix_s),
+    settleSeconds: of(Counter.settle_s),
+    sampleSeconds: of(Counter.sample_s),
+  }
   return {
     requests: sum(layers.requests),
     hits: sum(layers.hits),
     misses: sum(layers.misses),
     bytesRead: of(Counter.bytes_landed),
     driveBusySeconds: of(Counter.drive_busy_s),
-    computeSeconds:
-      of(Counter.attend_s) +
-      of(Counter.route_s) +
-      of(Counter.mix_s) +
-      of(Counter.settle_s) +
-      of(Counter.sample_s),
+    computeSeconds: Object.values(kernels).reduce((sum, seconds) => sum + seconds),
+    ...kernels,
     overlappedSeconds: of(Counter.overlapped_s),
     stallSeconds: of(Counter.stall_nvme_s),
     policySeconds: of(Counter.policy_s),

@@ -31,6 +31,8 @@ export interface Inventory {
     readonly allExperts: number
     /** Routed experts that one token is sent to, over all layers, each of the largest size. */
     readonly tokenCycle: number
+    /** Weights that decoding one token reads: a row of the embedding, and its experts only. */
+    readonly readPerToken: number
     /** Keys and values of one token in all layers, in bfloat16. */
     readonly kvPerToken: number
   }
@@ -54,6 +56,7 @@ export function inventory(checkpoint: Checkpoint): Inventory {
   for (const matrix of head === embedding ? [embedding, finalNorm] : [embedding, finalNorm, head]) {
     ledger.addDense(weighMatrix(matrix))
   }
+  if (head !== embedding) ledger.lookupBytes = weighMatrix(embedding).bytes
   for (const layer of layers) {
     for (const matrix of denseMatrices(layer)) ledger.addDense(weighMatrix(matrix))
     for (const expert of layer.experts) ledger.addExperts(mlpMatrices(expert).map(weighMatrix), 1)
@@ -70,7 +73,9 @@ export function inventory(checkpoint: Checkpoint): Inventory {
 export function inventoryOfConfig(config: ModelConfig): Inventory {
   const ledger = new Ledger()
   const weigh = (spec: TensorSpec) => weighSpec(spec, config)
-  for (const spec of flat(outerSpec(config))) ledger.addDense(weigh(spec))
+  const outer = outerSpec(config)
+  for (const spec of flat(outer)) ledger.addDense(weigh(spec))
+  if (!config.tiedEmbeddings) ledger.lookupBytes = weigh(outer.embedding).bytes
   for (let layer = 0; layer < config.layers; layer += 1) {
     for (const spec of flat(layerSpec(config, layer))) {
       if (spec.required) ledger.addDense(weigh(spec))
@@ -112,6 +117,7 @@ function summarise(
       oneExpert: ledger.largestExpertBytes,
       allExperts: ledger.expertBytes,
       tokenCycle: perToken * ledger.largestExpertBytes,
+      readPerToken: ledger.denseBytes - ledger.lookupBytes + perToken * ledger.largestExpertBytes,
       kvPerToken: 2 * config.layers * config.kvHeads * config.headDim * dtypeBytes.BF16,
     },
     experts: { count: expertCount, layers: moeLayers, perLayer: config.experts, perToken },
@@ -130,6 +136,8 @@ interface Weighed {
 /** Running sums; an expert can be entered many times at once. */
 class Ledger {
   denseParameters = 0
+  /** Of the dense bytes, a table of which a token reads one row. */
+  lookupBytes = 0
   denseBytes = 0
   expertBytes = 0
   largestExpertBytes = 0

@@ -1,5 +1,5 @@
-// What the machine can do, for shares of it: loops that only read the bytes, and loops that only
-// multiply and add in registers, with the instruction of the products that are measured.
+// What the machine can do, for shares of it: loops that only multiply and add in registers, with the
+// instruction of the products that are measured. Loops that only read are in cpu/bandwidth.h.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -10,28 +10,6 @@
 #endif
 
 namespace ring::bench {
-
-typedef uint64_t Words __attribute__((vector_size(64)));
-
-// Reads whole cache lines and adds them, fetching `ahead` lines on or (0) leaving that to the
-// processor: what memory can deliver, whatever the phase of the weights.
-__attribute__((target_clones("avx512f", "avx2", "default"))) inline uint64_t read_only(
-    const uint8_t* p, size_t bytes, int ahead) {
-  const auto* line = reinterpret_cast<const Words*>((reinterpret_cast<uintptr_t>(p) + 63) & ~63ull);
-  const size_t lines = (bytes - 63) / 64;
-  Words a = {}, b = {}, c = {}, d = {};
-  for (size_t i = 0; i + 4 <= lines; i += 4) {
-    if (ahead > 0) {
-      for (int k = 0; k < 4; ++k) __builtin_prefetch(line + i + k + ahead);
-    }
-    a += line[i];
-    b += line[i + 1];
-    c += line[i + 2];
-    d += line[i + 3];
-  }
-  const Words all = a + b + c + d;
-  return all[0] ^ all[1] ^ all[2] ^ all[3] ^ all[4] ^ all[5] ^ all[6] ^ all[7];
-}
 
 // Each loop makes `rounds` of 12 independent multiply-adds, enough to hide the latency on every
 // processor we know, and returns the operations done.

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "ceilings.h"
+#include "cpu/bandwidth.h"
 #include "cpu/cpu.h"
 
 namespace {
@@ -142,7 +143,7 @@ double Bench::seconds_to_read(const uint8_t* data, size_t bytes, int ahead) {
   std::vector<uint64_t> seen(cpu.pool.threads() * 8);
   cpu.pool.run(static_cast<int>((bytes + kPiece - 1) / kPiece), [&](int piece, int thread) {
     const size_t first = piece * kPiece;
-    seen[thread * 8] ^= read_only(data + first, std::min(kPiece, bytes - first), ahead);
+    seen[thread * 8] ^= ring::cpu::read_only(data + first, std::min(kPiece, bytes - first), ahead);
   });
   const double seconds = now() - start;
   for (const uint64_t one : seen) sink ^= one;

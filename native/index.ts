@@ -259,7 +259,7 @@ export function measureDrive(probe: DriveProbe): number {
 
 /**
  * Bytes per second that so many threads (0: as many as the backend takes) read from memory when they
- * do nothing else; blocks the calling thread for a second or so.
+ * do nothing else; blocks the calling thread for a few tenths of a second.
  */
 export function measureMemory(threads: number): number {
   return addon.measureMemory(threads)

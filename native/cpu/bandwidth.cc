@@ -15,9 +15,9 @@ namespace {
 
 typedef uint64_t Pair __attribute__((vector_size(16)));
 
-constexpr uint64_t kSlabBytes = uint64_t{1} << 30;
+constexpr uint64_t kSlabBytes = uint64_t{512} << 20;
 constexpr uint64_t kPieceBytes = uint64_t{1} << 20;
-constexpr int kRounds = 5;
+constexpr int kRounds = 3;
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();

@@ -11,9 +11,8 @@ namespace ring::cpu {
 // processor. Returns the sum, so that nothing is left out.
 uint64_t read_only(const uint8_t* data, size_t bytes, int ahead);
 
-// Bytes per second of all `threads` (0: as many as the backend takes) reading a gibibyte of their
-// own, in the best of a few ways to fetch ahead, each the median of several rounds. Takes half a
-// second and more where memory is slow.
+// Bytes per second of all `threads` (0: as many as the backend takes) reading 512 MiB, in the best
+// of a few ways to fetch ahead, each the median of three rounds. Takes a few tenths of a second.
 Status measure_memory(int threads, double* bytes_per_second);
 
 }  // namespace ring::cpu

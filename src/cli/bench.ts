@@ -2,7 +2,7 @@
 // and after, then decode over rotating prompts, cold (empty slots) and warm. --compare alternates two
 // settings, so that a machine that changes from minute to minute meets both alike. Of experts on a drive
 // the drive is the bound, of experts in memory the memory: both shares are told.
-import { driveCeiling, memoryCeiling } from '../engine/ceiling.js'
+import { type Ceiling, Ceilings } from '../engine/ceiling.js'
 import { Engine } from '../engine/engine.js'
 import type { EngineFacts } from '../engine/protocol.js'
 import type { RequestStats, Usage } from '../engine/stats.js'
@@ -17,23 +17,17 @@ import { type Log, logFor } from './log.js'
 import { runReport } from './report.js'
 import { findModel, type ModelSource } from './source.js'
 
-/** What one pass over all prompts came to. */
+/** What one pass over all prompts came to, and what the machine could do meanwhile. */
 interface Pass {
   readonly tokens: readonly number[]
   readonly stats: RequestStats
-}
-
-/** Bytes per second, of the same minutes. */
-interface Ceilings {
-  readonly drive: number
-  readonly memory: number
+  readonly ceilings: Ceilings
 }
 
 interface Measured {
   readonly facts: EngineFacts
   readonly cold: Pass
   readonly warm: Pass
-  readonly ceilings: Ceilings
   /** Weights that decoding a token reads. */
   readonly bytesPerToken: number
 }
@@ -59,41 +53,38 @@ async function measure(
 ): Promise<Measured> {
   const checkpoint = openCheckpoint(source.folder)
   const wishes = wishesOf(flags, tokenizer.size)
-  const ceilings = (seed: number): Ceilings => ({
-    drive: driveCeiling(checkpoint, wishes.reads ?? {}, seed),
-    memory: memoryCeiling(flags.threads),
-  })
-  const before = ceilings(1)
   const engine = await Engine.open(source.folder, wishes)
   try {
     log.opened(source.name, engine.facts, flags.ctxSize)
-    const cold = await pass(engine, tokenizer, flags, 0)
-    const warm = await pass(engine, tokenizer, flags, 1)
-    const after = ceilings(2)
-    log.line(`drive: ${gigabytes(before.drive)} before, ${gigabytes(after.drive)} after`)
-    log.line(`memory: ${gigabytes(before.memory)} before, ${gigabytes(after.memory)} after`)
-    const middle = {
-      drive: (before.drive + after.drive) / 2,
-      memory: (before.memory + after.memory) / 2,
+    const passOf = (round: number) => {
+      const ceilings = new Ceilings(checkpoint, wishes.reads ?? {}, flags.threads ?? 0)
+      return pass(engine, tokenizer, flags, round, ceilings)
     }
+    const cold = await passOf(0)
+    const warm = await passOf(1)
     const bytesPerToken = inventory(checkpoint).bytes.readPerToken
-    return { facts: engine.facts, cold, warm, ceilings: middle, bytesPerToken }
+    return { facts: engine.facts, cold, warm, bytesPerToken }
   } finally {
     await engine.close()
   }
 }
 
-/** Every prompt once, from another one on in every round, each decoding its share of the tokens. */
+/**
+ * Every prompt once, from another one on in every round, each decoding its share of the tokens.
+ * Ceilings are taken before each, and after the last.
+ */
 async function pass(
   engine: Engine,
   tokenizer: Tokenizer,
   flags: BenchFlags,
   round: number,
+  ceilings: Ceilings,
 ): Promise<Pass> {
   const tokens: number[] = []
   const all: RequestStats[] = []
   const each = Math.ceil(flags.predict / benchPrompts.length) + 1
   for (let turn = 0; turn < benchPrompts.length; turn += 1) {
+    ceilings.take()
     const text = benchPrompts[(turn + round) % benchPrompts.length] ?? ''
     const generation = engine.generate({
       prompt: lengthened(rawPrompt(tokenizer, text).tokens, flags.promptTokens),
@@ -109,7 +100,8 @@ async function pass(
     if (ending.reason === 'failed') throw new Failure(ending.message)
     all.push(ending.stats)
   }
-  return { tokens, stats: all.reduce(addStats) }
+  ceilings.take()
+  return { tokens, stats: all.reduce(addStats), ceilings }
 }
 
 /** The first tokens of the prompt said again and again. */
@@ -150,30 +142,29 @@ function addUsage(one: Usage, other: Usage): Usage {
 
 function reportOf(
   source: ModelSource,
-  { facts, cold, warm, ceilings, bytesPerToken }: Measured,
+  { facts, cold, warm, bytesPerToken }: Measured,
   flags: BenchFlags,
 ): Record<string, unknown> {
+  const isDirect = facts.experts.loadMode === 'direct'
   const of = (pass: Pass) => ({
-    ...passReport(pass),
-    memory: {
-      bytes_per_token: bytesPerToken,
-      ceiling_bytes_s: ceilings.memory,
-      share_of_bound: (decodeRate(pass) * bytesPerToken) / ceilings.memory,
-    },
-  })
-  const passReport = ({ tokens, stats }: Pass) =>
-    runReport({
+    ...runReport({
       model: source.name,
       engine: facts,
-      tokens,
+      tokens: pass.tokens,
       text: '',
       reasoning: '',
       finishReason: 'length',
-      stats,
+      stats: pass.stats,
       seed: null,
       isExact: flags.math === 'f32',
-      ceiling: facts.experts.loadMode === 'direct' ? ceilings.drive : null,
-    })
+      ceiling: isDirect ? pass.ceilings.drive.mean : null,
+    }),
+    memory: {
+      bytes_per_token: bytesPerToken,
+      ceiling_bytes_s: pass.ceilings.memory.mean,
+      share_of_bound: (decodeRate(pass) * bytesPerToken) / pass.ceilings.memory.mean,
+    },
+  })
   return { ...of(cold), warm: of(warm) }
 }
 
@@ -182,10 +173,10 @@ function prefillRate({ stats }: Pass): number {
 }
 
 /** Where the computing of a decode went. */
-function kernelsLine(name: string, usage: Usage): string {
+function kernelsLine(usage: Usage): string {
   const share = (seconds: number) => (seconds / usage.computeSeconds).toFixed(3)
   return (
-    `${name}: of computing, attention ${share(usage.attendSeconds)}, router ${share(usage.routeSeconds)}, ` +
+    `of computing, attention ${share(usage.attendSeconds)}, router ${share(usage.routeSeconds)}, ` +
     `experts ${share(usage.mixSeconds)}, shared expert ${share(usage.settleSeconds)}, head ${share(usage.sampleSeconds)}`
   )
 }
@@ -195,30 +186,39 @@ function decodeRate({ stats }: Pass): number {
 }
 
 function tellPasses(measured: Measured, log: Log): void {
-  const { cold, warm, facts, ceilings } = measured
+  const { cold, warm, facts, bytesPerToken } = measured
   for (const [name, one] of [
     ['cold', cold],
     ['warm', warm],
   ] as const) {
-    const { decode, decodeSeconds } = one.stats
-    const ofMemory = (decodeRate(one) * measured.bytesPerToken) / ceilings.memory
-    const rate =
-      `${name}: ${decodeRate(one).toPrecision(3)} tokens/s, ` +
-      `prefill ${prefillRate(one).toPrecision(3)} tokens/s, ${ofMemory.toFixed(3)} of reading memory`
-    log.line(rate)
-    if (decode === null) continue
-    log.line(kernelsLine(name, decode))
-    if (facts.experts.loadMode !== 'direct') continue
-    const needed = decode.misses * facts.experts.expertReadBytes
-    const ideal = needed / ceilings.drive
-    const exposed = decode.computeSeconds - decode.overlappedSeconds + decode.policySeconds
+    const { decode } = one.stats
+    const { drive, memory } = one.ceilings
     log.line(
-      `${name}: ${(decode.hits / decode.requests).toFixed(3)} of ${decode.requests} expert requests hit, ` +
-        `share of bound ${(ideal / decodeSeconds).toFixed(3)} of attainable ${(ideal / (ideal + exposed)).toFixed(3)}, ` +
-        `read ${(decode.bytesRead / Math.max(1, needed)).toFixed(3)} of what was missed, ` +
-        `reader ${(decode.readerCpuSeconds / (decode.bytesRead / 1e9 || 1)).toFixed(3)} s/GB`,
+      `${name}: ${decodeRate(one).toPrecision(3)} tokens/s, prefill ${prefillRate(one).toPrecision(3)} tokens/s`,
     )
+    if (decode !== null) log.line(`${name}: ${kernelsLine(decode)}`)
+    const ofMemory = (decodeRate(one) * bytesPerToken) / memory.mean
+    log.line(`${name}: ${ofMemory.toFixed(3)} of reading memory at ${gigabytes(memory)}`)
+    if (decode === null || facts.experts.loadMode !== 'direct') continue
+    log.line(`${name}: ${driveLine(one, decode, facts)}`)
+    log.line(`${name}: drive ${gigabytes(drive)}`)
   }
+}
+
+function driveLine(
+  { stats, ceilings }: Pass,
+  decode: Usage,
+  { experts: { expertReadBytes } }: EngineFacts,
+): string {
+  const needed = decode.misses * expertReadBytes
+  const ideal = needed / ceilings.drive.mean
+  const exposed = decode.computeSeconds - decode.overlappedSeconds + decode.policySeconds
+  return (
+    `${(decode.hits / decode.requests).toFixed(3)} of ${decode.requests} expert requests hit, ` +
+    `share of bound ${(ideal / stats.decodeSeconds).toFixed(3)} of attainable ${(ideal / (ideal + exposed)).toFixed(3)}, ` +
+    `read ${(decode.bytesRead / Math.max(1, needed)).toFixed(3)} of what was missed, ` +
+    `reader ${(decode.readerCpuSeconds / (decode.bytesRead / 1e9 || 1)).toFixed(3)} s/GB`
+  )
 }
 
 /** A B A B: the ratio of their cold and warm rates, median with spread. */
@@ -261,6 +261,7 @@ async function compare(
   return Status.done
 }
 
-function gigabytes(bytesPerSecond: number): string {
-  return `${(bytesPerSecond / 1e9).toPrecision(3)} GB/s`
+function gigabytes({ mean, least, most }: Ceiling): string {
+  const of = (bytesPerSecond: number) => (bytesPerSecond / 1e9).toPrecision(3)
+  return `${of(mean)} GB/s [${of(least)} to ${of(most)}]`
 }

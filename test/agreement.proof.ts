@@ -1,10 +1,8 @@
-// Every figure that an "it must show" line asks for, measured anew, in one table with machine, commit,
-// medians and spread. What this machine cannot measure is written as not measured.
-import { execFileSync, spawn } from 'node:child_process'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import os from 'node:os'
+// Figures of "Ring-tiny speaks": agreement with the reference, totals, the time to a first answer.
+import { spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, expect, it } from 'vitest'
+import { it } from 'vitest'
 import { openCheckpoint } from '../src/model/checkpoint.js'
 import { parseConfig } from '../src/model/config.js'
 import { inventory, inventoryOfConfig } from '../src/model/inventory.js'
@@ -16,29 +14,9 @@ import {
   lastDifference,
   score,
 } from './agreement.js'
+import { note, spread } from './figure.js'
 import { edgeGoldens, type GoldenCase, tinyGoldens } from './goldens.js'
 import { fixtures, ringTiny, root } from './paths.js'
-
-interface Figure {
-  readonly what: string
-  readonly figure: string
-  readonly bound: string
-  readonly holds: boolean
-}
-
-const figures: Figure[] = []
-
-function note(what: string, figure: string, bound: string, holds: boolean): void {
-  figures.push({ what, figure, bound, holds })
-  expect.soft(holds, `${what}: ${figure}, bound ${bound}`).toBe(true)
-}
-
-function spread(values: readonly number[]): { median: number; text: string } {
-  const sorted = [...values].sort((a, b) => a - b)
-  const median = sorted[Math.floor(sorted.length / 2)] ?? Number.NaN
-  const text = `${median.toFixed(2)} [${sorted[0]?.toFixed(2)} to ${sorted.at(-1)?.toFixed(2)}], n=${sorted.length}`
-  return { median, text }
-}
 
 const worst = (values: readonly number[]) => values.reduce((a, b) => Math.max(a, b), 0)
 
@@ -169,29 +147,4 @@ it('npm start', async () => {
   note('npm start, built: seconds to the first byte of the answer', text, '1.5', median < 1.5)
   const answer = runs[0]?.text.trim().split('\n').at(-1) ?? ''
   note('npm start: answer to 37 + 48', answer, '85', answer === '85')
-})
-
-afterAll(() => {
-  const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD'], {
-    cwd: root,
-    encoding: 'utf8',
-  }).trim()
-  const cpu = os.cpus()
-  const lines = [
-    '# Figures',
-    '',
-    `Written by \`npm run proof\` on ${new Date().toISOString().slice(0, 10)}, commit ${commit}, ${cpu.length} cores of ${cpu[0]?.model.trim()}, ${Math.round(os.totalmem() / 2 ** 30)} GiB, Node ${process.versions.node}. Times are medians [least to most].`,
-    '',
-    '| what | figure | bound | holds |',
-    '|---|---|---|---|',
-    ...figures.map(
-      ({ what, figure, bound, holds }) =>
-        `| ${what} | ${figure} | ${bound} | ${holds ? 'yes' : 'no'} |`,
-    ),
-    '| CUDA backend | not measured: not built yet | | |',
-    '',
-  ]
-  mkdirSync(join(root, 'docs'), { recursive: true })
-  writeFileSync(join(root, 'docs/proof.md'), lines.join('\n'))
-  process.stdout.write(`${lines.join('\n')}\n`)
 })

@@ -1,0 +1,39 @@
+// A figure that an "it must show" line asks for, with its bound. Every proof file notes its figures in
+// one file, from which the table is made when all have run (proof.setup.ts).
+import { appendFileSync } from 'node:fs'
+import { expect } from 'vitest'
+
+export interface Figure {
+  readonly what: string
+  readonly figure: string
+  readonly bound: string
+  /** Null: not measured here, `figure` says why. */
+  readonly holds: boolean | null
+}
+
+/** Where the notes of this run are kept. */
+export const notesVariable = 'RING_PROOF_NOTES'
+
+export function note(what: string, figure: string, bound: string, holds: boolean): void {
+  write({ what, figure, bound, holds })
+  expect.soft(holds, `${what}: ${figure}, bound ${bound}`).toBe(true)
+}
+
+/** A figure that this machine cannot give, or that nothing bounds. */
+export function remark(what: string, figure: string): void {
+  write({ what, figure, bound: '', holds: null })
+}
+
+function write(figure: Figure): void {
+  appendFileSync(process.env[notesVariable] ?? '', `${JSON.stringify(figure)}\n`)
+}
+
+export function spread(values: readonly number[], digits = 2): { median: number; text: string } {
+  const sorted = [...values].sort((a, b) => a - b)
+  const median = sorted[Math.floor(sorted.length / 2)] ?? Number.NaN
+  const of = (value: number | undefined) => value?.toFixed(digits)
+  return {
+    median,
+    text: `${of(median)} [${of(sorted[0])} to ${of(sorted.at(-1))}], n=${sorted.length}`,
+  }
+}

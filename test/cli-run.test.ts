@@ -74,6 +74,13 @@ describe('the JSON object of run', () => {
         checksum_s: null,
       },
       stall_s: { nvme: null, copy: null, compute: null, policy: null },
+      compute_s: {
+        attention: number,
+        router: number,
+        experts: number,
+        shared_expert: number,
+        head: number,
+      },
       prefetch: {
         issued: null,
         used: null,

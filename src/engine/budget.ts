@@ -4,6 +4,7 @@
 import type { Checkpoint, Layer, Matrix, Mlp } from '../model/checkpoint.js'
 import type { ModelConfig } from '../model/config.js'
 import { ModelError } from '../model/error.js'
+import { kvBlockTokens } from './kv.js'
 import type { MemoryPlan } from './layout.js'
 
 /** Bytes, or a share of all routed experts (0 to 1). */
@@ -117,28 +118,43 @@ export function planExperts(
   }
   const asked = wishes.expertRam === undefined ? null : slotsFor(wishes.expertRam, sizes)
   if (loadMode === 'mapped') return { ...common, slots: asked ?? 0 }
-  const taken = sizes.denseBytes + sizes.scaleBytes + plan.kvBytes + scratch
-  const headRoom = Math.max(headRoomBytes, freeBytes * headRoomShare)
-  const fitting = Math.floor((freeBytes - taken - headRoom) / sizes.slotBytes)
-  const fittingAtMost = Math.floor((freeBytes - taken) / sizes.slotBytes)
   const least = config.topK
   if (asked !== null && asked < least) {
     throw new ModelError(
       `--expert-ram: ${asked} of ${sizes.experts} experts would have a slot, fewer than the ${least} that one token wants in a layer; at least ${least * sizes.slotBytes} bytes are needed`,
     )
   }
-  if (asked !== null && asked > fittingAtMost) {
+  const taken = sizes.denseBytes + sizes.scaleBytes + plan.kvBytes + scratch
+  const leftBytes = freeBytes - taken
+  const headRoom = Math.max(headRoomBytes, freeBytes * headRoomShare)
+  const fitting = Math.floor((leftBytes - headRoom) / sizes.slotBytes)
+  if (asked !== null) {
+    if (asked * sizes.slotBytes <= leftBytes) return { ...common, slots: asked }
+    const nearest = Math.max(fitting, least) * sizes.slotBytes
+    const setting = `--expert-ram ${nearest}`
+    const missing = nearest - leftBytes
     throw new ModelError(
-      `--expert-ram: ${asked} slots need ${asked * sizes.slotBytes} bytes beside ${taken} for the rest, and ${Math.floor(freeBytes)} are free; --expert-ram ${Math.max(0, fitting) * sizes.slotBytes} would fit`,
+      `--expert-ram: ${asked} slots need ${asked * sizes.slotBytes} bytes beside ${taken} for the rest, and ${Math.floor(freeBytes)} are free; ${missing <= 0 ? `${setting} would fit` : withLessKv(plan, missing, `${setting} `)}`,
     )
   }
-  const slots = asked ?? Math.min(sizes.experts, fitting)
-  if (slots < least) {
+  if (fitting < least) {
+    const leastBytes = least * sizes.slotBytes
     throw new ModelError(
-      `not enough memory: dense weights, scales, KV and scratch need ${taken} bytes and ${least} slots for experts ${least * sizes.slotBytes}, and ${Math.floor(freeBytes)} are free`,
+      `not enough memory: dense weights, scales, KV and scratch need ${taken} bytes, ${least} slots for experts ${leastBytes} and head room ${Math.ceil(headRoom)}, and ${Math.floor(freeBytes)} are free; ${withLessKv(plan, leastBytes + headRoom - leftBytes)}`,
     )
   }
-  return { ...common, slots }
+  return { ...common, slots: Math.min(sizes.experts, fitting) }
+}
+
+/**
+ * The nearest setting where bytes are missing although slots are fewest: a shorter context if that
+ * frees them. `beside`: what has to be set as well.
+ */
+function withLessKv(plan: MemoryPlan, missingBytes: number, beside = ''): string {
+  const kvBlockBytes = (plan.kvBytes / plan.kvBlocks) * plan.sequences
+  const tokens = Math.floor((plan.kvBytes - missingBytes) / kvBlockBytes) * kvBlockTokens
+  if (tokens < 1) return '--load-mode mapped would fit: it leaves weights in their files'
+  return `${beside}--ctx-size ${tokens} would fit`
 }
 
 /** Whether all experts would have a slot beside the dense weights and half of the free memory. */

@@ -73,7 +73,10 @@ export function kvBytesPerToken(config: ModelConfig, kvType: KvType): number {
   return 2 * config.layers * config.kvHeads * config.headDim * elementBytes
 }
 
-/** Throws ModelError when the wishes cannot be met, naming the flag and what would fit. */
+/**
+ * Throws ModelError when the wishes cannot be met, naming the flag and what would fit. `freeBytes`:
+ * beside what stays in memory, so it is negative where that is too large by itself.
+ */
 export function planMemory(
   config: ModelConfig,
   wishes: LayoutWishes,
@@ -85,6 +88,11 @@ export function planMemory(
   const tokenBytes = kvBytesPerToken(config, kvType) * sequences
   const fitting = (share: number) => Math.floor((freeBytes * share) / tokenBytes)
   const asked = wishes.contextTokens
+  if (freeBytes < 0) {
+    throw new ModelError(
+      `not enough memory: the weights that every token needs are ${Math.ceil(-freeBytes)} bytes more than is free; --load-mode mapped leaves them in their files`,
+    )
+  }
   if (asked !== undefined && asked > config.context) {
     throw new ModelError(
       `--ctx-size ${asked}: this model has ${config.context} positions; --rope-scaling yarn,FACTOR extends them`,

@@ -9,6 +9,7 @@ import {
   addDrawFlags,
   addPromptFlags,
   addScoreFlags,
+  addServeFlags,
   addSharedFlags,
   addSynthFlags,
   addTalkFlags,
@@ -18,11 +19,13 @@ import {
   type ChatFlags,
   type RunFlags,
   type ScoreFlags,
+  type ServeFlags,
   type SharedFlags,
   type SynthFlags,
   type VerifyFlags,
   type WidenFlags,
 } from './flags.js'
+import { addSimulateFlags, type SimulateFlags } from './simulateflags.js'
 import { packageVersion } from './source.js'
 
 guardStreams()
@@ -82,6 +85,10 @@ function programOf(end: (status: number) => void): Command {
   addScoreFlags(score).action(async (model: string | undefined, flags: ScoreFlags) => {
     end(await (await import('./score.js')).score(model, flags))
   })
+  const serve = command('serve', 'answer over HTTP, in the manner of OpenAI')
+  addServeFlags(serve).action(async (model: string | undefined, flags: ServeFlags) => {
+    end(await (await import('./serve.js')).serve(model, flags))
+  })
   const inspect = command('inspect', 'what a checkpoint is, and what of it fits this machine')
   inspect.action(async (model: string | undefined, flags: SharedFlags) => {
     end(await (await import('./inspect.js')).inspect(model, flags))
@@ -94,7 +101,7 @@ function programOf(end: (status: number) => void): Command {
   addVerifyFlags(verify).action(async (model: string | undefined, flags: VerifyFlags) => {
     end(await (await import('./verify.js')).verify(model, flags))
   })
-  for (const one of [bench, run, chat, score, inspect, verify]) addSharedFlags(one)
+  for (const one of [bench, run, chat, serve, score, inspect, verify]) addSharedFlags(one)
   const widen = program
     .command('widen')
     .description('a larger model with the routing of SRC, for measuring')
@@ -110,6 +117,13 @@ function programOf(end: (status: number) => void): Command {
     .argument('<OUT>', 'a new or an empty folder')
   addSynthFlags(synth).action(async (config: string, out: string, flags: SynthFlags) => {
     end(await (await import('./synth.js')).synth(config, out, flags))
+  })
+  const simulate = program
+    .command('simulate')
+    .description('what policies and slots would make of recorded routing')
+    .argument('[TRACE...]', 'routing traces, as --trace writes them or as CSV')
+  addSimulateFlags(simulate).action(async (traces: string[], flags: SimulateFlags) => {
+    end(await (await import('./simulate.js')).simulate(traces, flags))
   })
   return program
 }

@@ -3,7 +3,7 @@
 // fit before anything is read by it.
 import { readFileSync } from 'node:fs'
 import { z } from 'zod'
-import { ModelError } from '../model/error.js'
+import { ModelError, shown } from '../model/error.js'
 
 const count = z
   .number()
@@ -32,6 +32,8 @@ const headerShape = z.object({
     .min(1),
 })
 
+export type TraceHeader = z.infer<typeof headerShape>
+
 export interface TracedSequence {
   readonly tokens: number
   /** The first so many tokens are prefill. */
@@ -57,7 +59,7 @@ export class Trace {
   constructor(bytes: Buffer, file: string) {
     const lineEnd = bytes.indexOf(0x0a)
     if (lineEnd < 0) throw new ModelError(`${file}: expected a JSON header line, found none`)
-    const header = parseHeader(bytes.toString('utf8', 0, lineEnd), file)
+    const header = parseTraceHeader(bytes.toString('utf8', 0, lineEnd), file)
     this.model = header.model
     this.layers = header.layers
     this.experts = header.experts
@@ -95,12 +97,13 @@ export function readTrace(path: string): Trace {
   return new Trace(readFileSync(path), path)
 }
 
-function parseHeader(text: string, file: string): z.infer<typeof headerShape> {
+/** The header line of a trace. Throws ModelError when it is none; `file` is for the message. */
+export function parseTraceHeader(text: string, file: string): TraceHeader {
   let json: unknown
   try {
     json = JSON.parse(text)
   } catch {
-    throw new ModelError(`${file}: expected a JSON header line, found something else`)
+    throw new ModelError(`${file}: expected a JSON header line, found ${shown(text.slice(0, 40))}`)
   }
   const result = headerShape.safeParse(json)
   if (result.success) return result.data

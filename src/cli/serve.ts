@@ -1,0 +1,108 @@
+// `serve`: the model behind HTTP. What a person may have got wrong is said before the model is loaded;
+// the server listens at once and says that it loads. The first SIGTERM or Ctrl-C lets what is in work
+// end within --grace, a second one ends the program at once.
+import { readFileSync } from 'node:fs'
+import { Engine } from '../engine/engine.js'
+import { isLoopback, Keys } from '../serve/keys.js'
+import { Server } from '../serve/server.js'
+import { newService, type Service } from '../serve/service.js'
+import { openText } from './conversation.js'
+import { Failure, Status, systemReason } from './failure.js'
+import { refuseUnavailable, type ServeFlags, wishesOf } from './flags.js'
+import { Interrupts } from './interrupt.js'
+import { logFor } from './log.js'
+import { findModel, packageVersion } from './source.js'
+
+const KEEP_ALIVE_MS = 10_000
+const KEY_CHARS_LEAST = 8
+
+/** Returns the exit status, once the server was told to end. */
+export async function serve(model: string | undefined, flags: ServeFlags): Promise<number> {
+  refuseUnavailable(flags)
+  const log = logFor(flags)
+  if (flags.json) log.line('--json has no effect on serve')
+  const keys = new Keys(readKeys(flags.apiKeyFile, process.env.RING_API_KEY))
+  if (keys.areNone && !isLoopback(flags.host) && !flags.insecure) {
+    throw new Failure(
+      `--host ${flags.host} is reached from other machines, so it needs a key (--api-key-file, RING_API_KEY), or --insecure`,
+      Status.usage,
+    )
+  }
+  const source = findModel(model)
+  const tokenizer = await openText(source.folder)
+  const wishes = { ...wishesOf(flags, tokenizer.size), sequences: flags.parallel }
+  const service = newService({
+    model: flags.alias ?? source.name,
+    folder: source.folder,
+    tokenizer,
+    version: packageVersion(),
+    parallel: flags.parallel,
+    queue: flags.queue,
+    deadlineMs: flags.timeout * 1000,
+    keepAliveMs: KEEP_ALIVE_MS,
+    open: () => Engine.open(source.folder, wishes),
+    log: (line) => log.line(line),
+  })
+  const interrupts = new Interrupts()
+  const server = await listen(service, flags, keys)
+  log.line(`listening on ${server.url}`)
+  try {
+    log.opened(source.name, await service.keeper.load(), flags.ctxSize)
+    log.line(`ready: ${flags.parallel} at once, ${flags.queue} may wait`)
+    await asked(interrupts, async () => {
+      log.line(`${interrupts.received}: what is in work may end, within ${flags.grace} s`)
+      await server.close(flags.grace * 1000)
+    })
+    return Status.done
+  } catch (error) {
+    await server.close(0)
+    throw error
+  }
+}
+
+/** Waits for a signal, then does the work of ending; a second signal meanwhile ends the program. */
+async function asked(interrupts: Interrupts, end: () => Promise<void>): Promise<void> {
+  let wake = () => {}
+  const signal = new Promise<void>((resolve) => {
+    wake = resolve
+  })
+  await interrupts.during(wake, async () => {
+    await signal
+    await end()
+  })
+}
+
+async function listen(service: Service, flags: ServeFlags, keys: Keys): Promise<Server> {
+  const { host, port } = flags
+  try {
+    return await Server.listen(service, { host, port, keys })
+  } catch (error) {
+    await service.prompts.close()
+    throw new Failure(`cannot listen on ${host}, port ${port}: ${systemReason(error)}`)
+  }
+}
+
+/** One key a line, and the one of the environment. */
+function readKeys(file: string | undefined, single: string | undefined): string[] {
+  const keys = file === undefined ? [] : linesOf(file)
+  if (file !== undefined && keys.length === 0) {
+    throw new Failure(`${file}: holds no key: expected one a line`)
+  }
+  if (single !== undefined && single !== '') keys.push(single)
+  const isPoor = (key: string) => key.length < KEY_CHARS_LEAST || /\s/.test(key)
+  if (keys.some(isPoor)) {
+    throw new Failure(
+      `an API key must have ${KEY_CHARS_LEAST} characters or more, none of them blank`,
+    )
+  }
+  return keys
+}
+
+function linesOf(file: string): string[] {
+  try {
+    const lines = readFileSync(file, 'utf8').split('\n')
+    return lines.map((line) => line.trim()).filter((line) => line !== '')
+  } catch (error) {
+    throw new Failure(`${file}: cannot be read: ${systemReason(error)}`)
+  }
+}

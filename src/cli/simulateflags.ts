@@ -1,0 +1,144 @@
+// The flags of `simulate`, which starts no engine and so takes none of the shared ones.
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { Phase, Scope } from '../simulate/contest.js'
+import type { Machine } from '../simulate/machine.js'
+import { budget, filled, paced, real, seed, whole } from './argument.js'
+
+/** Slots of a layer, or a share (0 to 1) of its experts. */
+export type SlotWish = { readonly slots: number } | { readonly share: number }
+
+export interface SimulateFlags {
+  readonly slots: readonly SlotWish[]
+  readonly policy: readonly string[]
+  readonly scope: Scope
+  readonly phase: Phase
+  readonly machine?: Machine
+  readonly generate?: number
+  readonly html?: string
+  readonly threads?: number
+  readonly json?: boolean
+  readonly quiet?: boolean
+}
+
+/** What the machine's numbers are called, and what stands where they are left out. */
+const machineHelp = `
+--machine takes NAME=VALUE, separated by commas:
+  drive=2GB/s      what the drive reads in a second
+  expert=25MB      one expert
+  compute=3ms      a layer with all its experts in slots
+  mix=60%          of that, the routed experts' share, computed while others are read (60%)
+  latency=100us    until a chunk begins to arrive (100us)
+  chunk=2MB        what is read at once (2MB)
+  depth=16         chunks under way (16)`
+
+export function addSimulateFlags(command: Command): Command {
+  command.addHelpText('after', machineHelp)
+  return command
+    .addOption(
+      option('--slots <n,...>', 'slots of a layer: 8, or 10% of its experts')
+        .argParser(slotWishes)
+        .default(slotWishes('5%,10%,15%,25%,50%'), '5%,10%,15%,25%,50%'),
+    )
+    .addOption(
+      option('--policy <name,...>', 'policies of the engine, and belady, belady1, static')
+        .argParser((text: string) => text.split(',').map(filled('the name of a policy')))
+        .default(['lru', 'lfu', 'belady1', 'belady', 'static'], 'lru,lfu,belady1,belady,static'),
+    )
+    .addOption(
+      option('--scope <scope>', 'slots for each layer, or as many in one pool')
+        .choices(['layer', 'global'])
+        .default('layer'),
+    )
+    .addOption(
+      option('--phase <phase>', 'what is counted; prompts always warm')
+        .choices(['all', 'decode'])
+        .default('decode'),
+    )
+    .addOption(
+      option('--machine <name=value,...>', 'models time too, see below').argParser(machine),
+    )
+    .addOption(option('--generate <seed>', 'a trace of 76 layers x 256 experts').argParser(seed))
+    .addOption(option('--html <file>', 'writes a page of charts').argParser(filled('a file name')))
+    .addOption(
+      option('--threads <n>', 'threads (default: as many as cores)').argParser(whole(1, 1024)),
+    )
+    .addOption(option('--json', 'one JSON object as the last line of stdout'))
+    .addOption(option('-q, --quiet', 'nothing on stderr but errors'))
+}
+
+function slotWishes(text: string): SlotWish[] {
+  return text.split(',').map((word) => {
+    if (/^\d{1,5}$/.test(word) && Number(word) >= 1) return { slots: Number(word) }
+    const share = /^(.+)%$/.exec(word)?.[1]
+    if (share !== undefined) return { share: real(0, 100, true)(share) / 100 }
+    throw new InvalidArgumentError('Expected slots, as 8, or shares, as 10%, separated by commas.')
+  })
+}
+
+/** More would take longer to model than to read. */
+const chunksMost = 4096
+const machineNames = ['drive', 'expert', 'compute', 'mix', 'latency', 'chunk', 'depth'] as const
+
+function machine(text: string): Machine {
+  const given = new Map<string, string>()
+  for (const entry of text.split(',')) {
+    const [, name = '', value = ''] = /^([a-z]+)=(.+)$/.exec(entry) ?? []
+    if (!machineNames.some((one) => one === name) || given.has(name)) {
+      throw new InvalidArgumentError(
+        `Expected NAME=VALUE of ${machineNames.join(', ')}, each once.`,
+      )
+    }
+    given.set(name, value)
+  }
+  const value = (name: (typeof machineNames)[number], otherwise?: string): string => {
+    const found = given.get(name) ?? otherwise
+    if (found !== undefined) return found
+    throw new InvalidArgumentError(`Expected ${name}=, as in drive=2GB/s,compute=3ms,expert=25MB.`)
+  }
+  const made = {
+    bytesPerSecond: rateOf(value('drive')),
+    latencySeconds: secondsOf(value('latency', '100us')),
+    chunkBytes: bytesOf(value('chunk', '2MB')),
+    depth: whole(1, 4096)(value('depth', '16')),
+    expertBytes: bytesOf(value('expert')),
+    layerSeconds: secondsOf(value('compute')),
+    expertShare: shareOf(value('mix', '60%')),
+  }
+  if (made.expertBytes / made.chunkBytes <= chunksMost) return made
+  throw new InvalidArgumentError(`Expected at most ${chunksMost} chunks in an expert.`)
+}
+
+function rateOf(text: string): number {
+  return orRefuse(() => paced(`${text},0s`).bytesPerSecond, 'a rate such as 2GB/s')
+}
+
+function secondsOf(text: string): number {
+  return orRefuse(() => paced(`1GB/s,${text}`).latencySeconds, 'a time such as 3ms')
+}
+
+function bytesOf(text: string): number {
+  const size = orRefuse(() => budget(text), 'a size such as 25MB')
+  if ('bytes' in size) return size.bytes
+  throw new InvalidArgumentError('Expected a size such as 25MB.')
+}
+
+function shareOf(text: string): number {
+  const size = orRefuse(() => budget(text), 'a share such as 60%')
+  if ('share' in size) return size.share
+  throw new InvalidArgumentError('Expected a share such as 60%.')
+}
+
+/** What a larger flag is made of refuses with its own words. */
+function orRefuse<Value>(parse: () => Value, expected: string): Value {
+  try {
+    return parse()
+  } catch {
+    throw new InvalidArgumentError(`Expected ${expected}.`)
+  }
+}
+
+/** With its environment variable: --scope is RING_SCOPE. */
+function option(flags: string, description: string): Option {
+  const made = new Option(flags, description)
+  return made.env(`RING_${made.name().toUpperCase().replaceAll('-', '_')}`)
+}

@@ -1,0 +1,80 @@
+// What `simulate` found, as `--json` prints it and as table and page show it. Rates and shares are
+// fractions from 0 to 1.
+import type { Judgement } from '../simulate/judge.js'
+import { decodeTokensOf, type Routing, tokensOf } from '../simulate/routing.js'
+import type { Usage } from '../simulate/usage.js'
+
+export type Result = ReturnType<typeof resultOf>
+
+/** One trace with all that was judged on it. */
+export interface Simulated {
+  readonly routing: Routing
+  readonly usage: Usage
+  readonly results: readonly Result[]
+}
+
+export function simulatedOf(
+  routing: Routing,
+  usage: Usage,
+  judgements: readonly Judgement[],
+): Simulated {
+  const results = judgements.map((judgement) =>
+    resultOf(routing, judgement, gapClosed(judgement, judgements)),
+  )
+  return { routing, usage, results }
+}
+
+/** Keys as `simulate --json` prints them. */
+export function simulationReport(simulated: readonly Simulated[]) {
+  return {
+    results: simulated.flatMap(({ results }) => results),
+    traces: simulated.map(({ routing, usage }) => ({
+      trace: routing.name,
+      model: routing.model,
+      layers: routing.layers,
+      experts: routing.experts,
+      top_k: routing.topK,
+      sequences: routing.sequences.length,
+      tokens: tokensOf(routing),
+      decode_tokens: decodeTokensOf(routing),
+      distinct: usage.distinct,
+    })),
+  }
+}
+
+function resultOf({ name, experts }: Routing, judgement: Judgement, gap: number | null) {
+  const { policy, scope, phase, slotsPerLayer, requests, hits, figures } = judgement
+  const { layerRequests, layerHits } = judgement
+  return {
+    trace: name,
+    policy,
+    scope,
+    phase,
+    slots_per_layer: slotsPerLayer,
+    share: slotsPerLayer / experts,
+    requests,
+    hits,
+    hit_rate: rate(hits, requests),
+    /** Of the way from lru to belady; null where one of them was not judged, they are equal, or for static. */
+    gap_closed: gap,
+    /** [MoE layer] */
+    layer_hit_rates: layerRequests.map((all, layer) => rate(layerHits[layer] ?? 0, all)),
+    /** Of decode; null without --machine. */
+    tokens_s: figures?.tokensPerSecond ?? null,
+    share_of_bound: figures?.shareOfBound ?? null,
+  }
+}
+
+function gapClosed(judgement: Judgement, all: readonly Judgement[]): number | null {
+  const hitsOf = (policy: string) =>
+    all.find((one) => one.policy === policy && one.slotsPerLayer === judgement.slotsPerLayer)?.hits
+  // What its set cost is not among its misses.
+  if (judgement.policy === 'static') return null
+  const [lru, belady] = [hitsOf('lru'), hitsOf('belady')]
+  if (lru === undefined || belady === undefined || lru === belady) return null
+  return (judgement.hits - lru) / (belady - lru)
+}
+
+function rate(part: number, whole: number): number | null {
+  return whole === 0 ? null : part / whole
+}

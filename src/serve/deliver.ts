@@ -1,0 +1,165 @@
+// Draws all answers of one request together and gives them to the client, streamed or whole. The
+// engine runs them side by side; each is read on its own, and what one says never waits for another
+// but at the client's own pace.
+import type { FastifyReply } from 'fastify'
+import type { Generation } from '../engine/engine.js'
+import type { Choice } from './draw.js'
+import { EventStream } from './eventstream.js'
+import type { Form, Told, Usage, WireReason } from './form.js'
+import type { Watch } from './metrics.js'
+import { AnswerReader, type Delta } from './reader.js'
+import { Refusal } from './refusal.js'
+import type { Service } from './service.js'
+
+/** How a request is answered. */
+export interface Order {
+  readonly choices: readonly Choice[]
+  readonly form: Form
+  /** Null: one object at the end. */
+  readonly streamed: { readonly includesUsage: boolean } | null
+  /** Ends it early; its reason is the Refusal to answer with. */
+  readonly signal: AbortSignal
+  /** Called once the engine has no more work with it. */
+  readonly onDrawn: () => void
+}
+
+/** An answer in work. */
+interface Run {
+  readonly choice: Choice
+  readonly generation: Generation
+  readonly reader: AnswerReader
+  readonly watch: Watch
+}
+
+/** Answers on `reply`; throws a Refusal as long as nothing has been sent. Returns what it cost. */
+export async function deliver(service: Service, reply: FastifyReply, order: Order): Promise<Usage> {
+  const runs = begin(service, order)
+  const cancelAll = () => {
+    for (const { generation } of runs) generation.cancel()
+  }
+  order.signal.addEventListener('abort', cancelAll)
+  if (order.signal.aborted) cancelAll()
+  void Promise.allSettled(runs.map(({ generation }) => generation.ending)).then(order.onDrawn)
+  try {
+    if (order.streamed === null) return await giveWhole(service, reply, runs, order)
+    return await stream(service, reply, runs, order)
+  } finally {
+    order.signal.removeEventListener('abort', cancelAll)
+    cancelAll()
+    await Promise.allSettled(runs.map(({ generation }) => generation.ending))
+  }
+}
+
+function begin({ keeper, tokenizer, metrics }: Service, { choices }: Order): Run[] {
+  const runs: Run[] = []
+  try {
+    for (const choice of choices) {
+      const generation = keeper.generate(choice.request)
+      const reader = new AnswerReader(tokenizer, choice.reading)
+      runs.push({ choice, generation, reader, watch: metrics.watch(choice.request.prompt.length) })
+    }
+    return runs
+  } catch (error) {
+    for (const { generation } of runs) generation.cancel()
+    throw error
+  }
+}
+
+async function giveWhole(
+  service: Service,
+  reply: FastifyReply,
+  runs: readonly Run[],
+  { form, signal }: Order,
+): Promise<Usage> {
+  const told = await Promise.all(
+    runs.map(async (run): Promise<Told> => {
+      const deltas: Delta[] = []
+      const reason = await readThrough(service, run, signal, async (delta) => {
+        deltas.push(delta)
+      })
+      return { index: run.choice.index, deltas, reason }
+    }),
+  )
+  const usage = usageOf(runs)
+  reply.send(form.whole(told, usage))
+  return usage
+}
+
+async function stream(
+  service: Service,
+  reply: FastifyReply,
+  runs: readonly Run[],
+  { form, streamed, signal }: Order,
+): Promise<Usage> {
+  const headers = Object.fromEntries(
+    Object.entries(reply.getHeaders()).map(([name, value]) => [name, String(value)]),
+  )
+  reply.hijack()
+  const events = new EventStream(reply.raw, headers, service.keepAliveMs)
+  // A reader that takes nothing cannot be told that its time is over.
+  const cut = () => setImmediate(() => reply.raw.writableNeedDrain && reply.raw.destroy())
+  signal.addEventListener('abort', cut)
+  const send = async (event: object | null) => {
+    if (event !== null) await events.send(event)
+  }
+  try {
+    await Promise.all(
+      runs.map(async (run) => {
+        const { index } = run.choice
+        await send(form.opening(index))
+        const reason = await readThrough(service, run, signal, (delta) =>
+          send(form.delta(index, delta)),
+        )
+        await send(form.finish(index, reason))
+      }),
+    )
+    const usage = usageOf(runs)
+    if (streamed?.includesUsage === true) await events.send(form.usage(usage))
+    await events.end('[DONE]')
+    return usage
+  } catch (error) {
+    // The status is out already, so the refusal is the last event, and no [DONE] follows it.
+    await events.end((error instanceof Refusal ? error : new Refusal(500, 'internal error')).body)
+    throw error
+  } finally {
+    signal.removeEventListener('abort', cut)
+  }
+}
+
+/** Reads one answer to its end; returns why it ended, throws a Refusal where it did not by itself. */
+async function readThrough(
+  { folder }: Service,
+  { generation, reader, watch }: Run,
+  signal: AbortSignal,
+  onDelta: (delta: Delta) => Promise<void>,
+): Promise<WireReason> {
+  for await (const emission of generation) {
+    watch.token()
+    for (const delta of reader.push(emission)) await onDelta(delta)
+    if (reader.isStopped) break
+  }
+  for (const delta of reader.end()) await onDelta(delta)
+  if (reader.isStopped) generation.cancel()
+  const { reason, message } = await generation.ending
+  // Which file cannot be read is said, where it lies is not.
+  if (reason === 'failed')
+    throw new Refusal(500, message.replaceAll(`${folder}/`, ''), { mayRetry: false })
+  if (reason === 'cancelled' && !reader.isStopped) {
+    signal.throwIfAborted()
+    throw new Refusal(500, 'the answer was cancelled')
+  }
+  const ended = reason === 'length' && !reader.isStopped ? 'length' : 'stop'
+  watch.end(ended)
+  return ended
+}
+
+/** The prompt of several answers was read for each, but is counted once, as clients expect. */
+function usageOf(runs: readonly Run[]): Usage {
+  const prompts = new Set(runs.map(({ choice }) => choice.request.prompt))
+  const sum = (of: (run: Run) => number) => runs.reduce((total, run) => total + of(run), 0)
+  return {
+    promptTokens: [...prompts].reduce((total, prompt) => total + prompt.length, 0),
+    completionTokens: sum(({ reader }) => reader.tokens),
+    reasoningTokens: sum(({ reader }) => reader.reasoningTokens),
+  }
+}

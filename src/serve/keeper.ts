@@ -1,0 +1,100 @@
+// The engine's life as the server sees it: loading, ready, or lost and opened again. A lost engine (its
+// device failed, its thread ended) shows when the next request is handed to it: that request is told to
+// come again, and the model is opened anew, at growing intervals while that fails.
+import type { Engine, Generation } from '../engine/engine.js'
+import type { EngineFacts } from '../engine/protocol.js'
+import type { Request } from '../engine/sequence.js'
+import { unavailable } from './refusal.js'
+
+const RETRY_SECONDS = 5
+const PAUSE_MS_FIRST = 1000
+const PAUSE_MS_MAX = 60_000
+
+export class Keeper {
+  #engine: Engine | null = null
+  #facts: EngineFacts | null = null
+  #isClosed = false
+  #restarts = 0
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(
+    private readonly open: () => Promise<Engine>,
+    private readonly log: (line: string) => void,
+  ) {}
+
+  get isReady(): boolean {
+    return this.#engine !== null
+  }
+
+  get restarts(): number {
+    return this.#restarts
+  }
+
+  /** What the engine is, or was before it was lost; null while it is first loaded. */
+  get facts(): EngineFacts | null {
+    return this.#facts
+  }
+
+  /** Opens the model for the first time; rejects when it cannot be opened. */
+  async load(): Promise<EngineFacts> {
+    const engine = await this.open()
+    if (this.#isClosed) await engine.close()
+    else this.#engine = engine
+    this.#facts = engine.facts
+    return engine.facts
+  }
+
+  /** What requests are made for. Throws 503 while there is no engine. */
+  readyFacts(): EngineFacts {
+    if (this.#engine === null || this.#facts === null) throw loading()
+    return this.#facts
+  }
+
+  /** Hands a request to the engine. Throws 503 while there is none, or when it turns out to be lost. */
+  generate(request: Request): Generation {
+    if (this.#engine === null) throw loading()
+    try {
+      return this.#engine.generate(request)
+    } catch (error) {
+      // Requests are checked before they come here, so the engine itself is at fault.
+      void this.#replace(this.#engine, error)
+      throw loading()
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true
+    clearTimeout(this.#timer)
+    const engine = this.#engine
+    this.#engine = null
+    await engine?.close()
+  }
+
+  async #replace(lost: Engine, reason: unknown): Promise<void> {
+    this.#engine = null
+    this.#restarts += 1
+    this.log(`the engine was lost and is opened again: ${messageOf(reason)}`)
+    await lost.close()
+    await this.#reopen(PAUSE_MS_FIRST)
+  }
+
+  async #reopen(pauseMs: number): Promise<void> {
+    if (this.#isClosed) return
+    try {
+      await this.load()
+      this.log('the engine is open again')
+    } catch (error) {
+      this.log(`the engine cannot be opened, next try in ${pauseMs / 1000} s: ${messageOf(error)}`)
+      const next = Math.min(PAUSE_MS_MAX, 2 * pauseMs)
+      this.#timer = setTimeout(() => void this.#reopen(next), pauseMs)
+    }
+  }
+}
+
+function loading() {
+  return unavailable('the model is being loaded', RETRY_SECONDS)
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}

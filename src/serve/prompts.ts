@@ -1,0 +1,91 @@
+// Text and chats to tokens, in threads of their own, so that a long prompt holds up nobody else and a
+// hostile one is cut off. A path in a message about the model's folder is never shown to a client:
+// such messages begin in promptworker.ts and name files only, but the template's absence names its
+// folder, so that is put in other words here.
+import { Piscina } from 'piscina'
+import type { Message } from '../model/template.js'
+import type { PromptResult, PromptSource, PromptTask } from './promptworker.js'
+import { badRequest, Refusal } from './refusal.js'
+
+export interface Prompt {
+  readonly tokens: Int32Array
+  /** Null: the answer is plain text, nothing of it is thinking. */
+  readonly thinking: { readonly startsInside: boolean } | null
+}
+
+const THREADS = 2
+const QUEUE = 1024
+/** The longest honest prompt takes some seconds. */
+const PATIENCE_MS = 30_000
+/** Natural text has 3 to 5 characters a token, code with long indentation up to 10. */
+const CHARS_PER_TOKEN = 32
+const CHARS_LEAST = 2 ** 16
+
+export class Prompts {
+  readonly #pool: Piscina<PromptTask, PromptResult>
+
+  constructor(private readonly folder: string) {
+    this.#pool = new Piscina<PromptTask, PromptResult>({
+      filename: new URL('./promptworker.js', import.meta.url).href,
+      workerData: { folder },
+      minThreads: 1,
+      maxThreads: THREADS,
+      maxQueue: QUEUE,
+      idleTimeout: Number.POSITIVE_INFINITY,
+      execArgv: [],
+    })
+  }
+
+  /** The prompt that makes the model answer. Throws a Refusal, also where the signal has been raised. */
+  async ofChat(
+    messages: readonly Message[],
+    extra: Readonly<Record<string, unknown>>,
+    contextTokens: number,
+    signal: AbortSignal,
+  ): Promise<Prompt> {
+    const source = { kind: 'chat', messages, extra } as const
+    const { tokens, startsInside } = await this.#make(source, contextTokens, signal, 'messages')
+    return { tokens, thinking: { startsInside } }
+  }
+
+  /** Raw text as it is. */
+  async ofText(text: string, contextTokens: number, signal: AbortSignal): Promise<Prompt> {
+    const source = { kind: 'text', text } as const
+    const { tokens } = await this.#make(source, contextTokens, signal, 'prompt')
+    return { tokens, thinking: null }
+  }
+
+  async close(): Promise<void> {
+    await this.#pool.destroy()
+  }
+
+  async #make(
+    source: PromptSource,
+    contextTokens: number,
+    signal: AbortSignal,
+    field: string,
+  ): Promise<{ tokens: Int32Array; startsInside: boolean }> {
+    const charsMax = Math.max(CHARS_LEAST, contextTokens * CHARS_PER_TOKEN)
+    const patience = AbortSignal.timeout(PATIENCE_MS)
+    try {
+      // Not the client's own signal: ending a thread is dear, and clients may leave as they like.
+      const made = await this.#pool.run({ source, charsMax }, { signal: patience })
+      signal.throwIfAborted()
+      if ('refused' in made) throw badRequest(this.#withoutFolder(made.refused), field)
+      return made
+    } catch (error) {
+      if (error instanceof Refusal) throw error
+      if (patience.aborted) {
+        throw badRequest(`the prompt took longer than ${PATIENCE_MS / 1000} s to read`, field)
+      }
+      if (error instanceof Error && error.message === 'Task queue is at limit') {
+        throw new Refusal(429, 'too many prompts wait to be read', { retryAfterSeconds: 1 })
+      }
+      throw error
+    }
+  }
+
+  #withoutFolder(message: string): string {
+    return message.replaceAll(this.folder, "the model's folder")
+  }
+}

@@ -1,0 +1,52 @@
+// POST /v1/completions: text continued as it is, without a template.
+import type { FastifyInstance } from 'fastify'
+import { deliver } from '../deliver.js'
+import { choicesOf, completionWishes } from '../draw.js'
+import type { Prompt } from '../prompts.js'
+import { badRequest } from '../refusal.js'
+import { type CompletionBody, completionBody, parsed } from '../schema.js'
+import { admit, answererOf, type Service } from '../service.js'
+import { TextForm } from '../textform.js'
+
+const PROMPTS_MAX = 128
+
+export function addCompletions(app: FastifyInstance, service: Service): void {
+  app.post('/v1/completions', (request, reply) => {
+    const body = parsed(completionBody, request.body)
+    const sources = sourcesOf(body)
+    const wishes = completionWishes(body)
+    const facts = service.keeper.readyFacts()
+    const { contextTokens } = facts.plan
+    const places = sources.length * (body.n ?? 1)
+    return admit(service, request, reply, places, async ({ signal, leave }) => {
+      const promptOf = (source: string | number[]): Promise<Prompt> | Prompt =>
+        typeof source === 'string'
+          ? service.prompts.ofText(source, contextTokens, signal)
+          : { tokens: Int32Array.from(source), thinking: null }
+      const prompts = await Promise.all(sources.map(promptOf))
+      const includesUsage = body.stream_options?.include_usage === true
+      const hasLogprobs = wishes.topLogprobs !== null
+      return deliver(service, reply, {
+        choices: choicesOf(prompts, wishes, facts),
+        form: new TextForm(
+          answererOf(service, facts),
+          service.tokenizer,
+          hasLogprobs,
+          includesUsage,
+        ),
+        streamed: body.stream === true ? { includesUsage } : null,
+        signal,
+        onDrawn: leave,
+      })
+    })
+  })
+}
+
+/** One or several prompts, each text or token ids. */
+function sourcesOf({ prompt }: CompletionBody): (string | number[])[] {
+  if (typeof prompt === 'string') return [prompt]
+  if (prompt.length > PROMPTS_MAX && typeof prompt[0] !== 'number') {
+    throw badRequest(`prompt may hold at most ${PROMPTS_MAX} prompts`, 'prompt')
+  }
+  return typeof prompt[0] === 'number' ? [prompt as number[]] : (prompt as (string | number[])[])
+}

@@ -1,0 +1,217 @@
+// What a body may hold: the fields that are known, with their bounds. Fields that are not known are
+// ignored, as clients send more every year; fields that are known and would change the answer, but
+// cannot be followed, are refused. null is as good as left out. The first thing that is wrong becomes
+// one sentence with the field's name.
+import { z } from 'zod'
+import { shown } from '../model/error.js'
+import { atLeast, flag, real, whole } from '../model/fields.js'
+import { isRecord } from '../model/json.js'
+import { badRequest } from './refusal.js'
+
+const CHOICES_MAX = 128
+const STOPS_MAX = 4
+const STOP_CHARS_MAX = 1024
+const BIASES_MAX = 1024
+const TOP_LOGPROBS_MAX = 20
+
+function text() {
+  return z.custom<string>((value) => typeof value === 'string', 'must be text')
+}
+
+function record(what: string) {
+  return z.custom<Record<string, unknown>>(isRecord, `must be ${what}`)
+}
+
+function isStop(value: unknown): value is string {
+  return typeof value === 'string' && value !== '' && value.length <= STOP_CHARS_MAX
+}
+
+const stop = z.custom<string | string[]>(
+  (value) =>
+    isStop(value) || (Array.isArray(value) && value.length <= STOPS_MAX && value.every(isStop)),
+  `must be text or a list of at most ${STOPS_MAX}, each of 1 to ${STOP_CHARS_MAX} characters`,
+)
+
+const logitBias = z.custom<Record<string, number>>(
+  (value) =>
+    isRecord(value) &&
+    Object.keys(value).length <= BIASES_MAX &&
+    Object.entries(value).every(
+      ([id, bias]) =>
+        /^\d{1,8}$/.test(id) && typeof bias === 'number' && bias >= -100 && bias <= 100,
+    ),
+  `must be an object of at most ${BIASES_MAX} token ids, each with a number from -100 to 100`,
+)
+
+const seed = z.custom<number>(
+  (value) => Number.isSafeInteger(value),
+  'must be a whole number of at most 53 bits',
+)
+
+/** What completions and chats have in common. */
+const drawing = {
+  temperature: atLeast(0, 2).nullish(),
+  top_p: atLeast(0, 1).nullish(),
+  top_k: whole(-1, 2 ** 24).nullish(),
+  min_p: atLeast(0, 1).nullish(),
+  repetition_penalty: real(0, 100).nullish(),
+  presence_penalty: atLeast(-2, 2).nullish(),
+  frequency_penalty: atLeast(-2, 2).nullish(),
+  logit_bias: logitBias.nullish(),
+  seed: seed.nullish(),
+  stop: stop.nullish(),
+  n: whole(1, CHOICES_MAX).nullish(),
+  max_tokens: whole(1, 2 ** 30).nullish(),
+  ignore_eos: flag().nullish(),
+  stream: flag().nullish(),
+  stream_options: z.object({ include_usage: flag().nullish() }, 'must be an object').nullish(),
+}
+
+const drawingBody = z.object(drawing)
+export type DrawingBody = z.output<typeof drawingBody>
+
+/** A message's content: text, or a list of parts that are text. */
+const content = z.custom<string | readonly { readonly text: string }[] | null | undefined>(
+  (value) =>
+    (value ?? null) === null ||
+    typeof value === 'string' ||
+    (Array.isArray(value) && value.every(isTextPart)),
+  'must be text, or a list of parts of type text: this model reads nothing else',
+)
+
+function isTextPart(part: unknown): boolean {
+  return isRecord(part) && part.type === 'text' && typeof part.text === 'string'
+}
+
+const roles = ['system', 'developer', 'user', 'assistant', 'tool'] as const
+
+const message = z.object(
+  {
+    role: z.enum(roles, `must be one of ${roles.join(', ')}`),
+    content,
+    name: text().nullish(),
+    reasoning_content: text().nullish(),
+    reasoning: text().nullish(),
+    tool_calls: z.custom<unknown[]>(Array.isArray, 'must be a list').nullish(),
+    tool_call_id: text().nullish(),
+  },
+  'must be an object',
+)
+export type MessageBody = z.output<typeof message>
+
+const messages = z.array(message, 'must be a list of messages').min(1, 'must not be empty')
+
+export const chatBody = z.object({
+  ...drawing,
+  messages,
+  max_completion_tokens: whole(1, 2 ** 30).nullish(),
+  logprobs: flag().nullish(),
+  top_logprobs: whole(0, TOP_LOGPROBS_MAX).nullish(),
+  chat_template_kwargs: record('an object').nullish(),
+})
+export type ChatBody = z.output<typeof chatBody>
+
+function isTokens(value: unknown): value is number[] {
+  return Array.isArray(value) && value.length > 0 && value.every(isTokenId)
+}
+
+function isTokenId(value: unknown): boolean {
+  return Number.isInteger(value) && Number(value) >= 0 && Number(value) < 2 ** 31
+}
+
+function isListOf<Entry>(value: unknown, is: (entry: unknown) => entry is Entry) {
+  return Array.isArray(value) && value.length > 0 && value.every(is)
+}
+
+function isText(value: unknown): value is string {
+  return typeof value === 'string'
+}
+
+const prompt = z.custom<string | string[] | number[] | number[][]>(
+  (value) =>
+    isText(value) || isListOf(value, isText) || isTokens(value) || isListOf(value, isTokens),
+  'must be text, a list of texts, a list of token ids, or a list of such lists',
+)
+
+export const completionBody = z.object({
+  ...drawing,
+  prompt,
+  logprobs: whole(0, TOP_LOGPROBS_MAX).nullish(),
+})
+export type CompletionBody = z.output<typeof completionBody>
+
+/** `content` as llama-server calls it, `prompt` as vLLM does; `messages` go through the template. */
+export const tokenizeBody = z.object({
+  content: text().nullish(),
+  prompt: text().nullish(),
+  messages: messages.nullish(),
+  chat_template_kwargs: record('an object').nullish(),
+})
+
+export const detokenizeBody = z.object({
+  tokens: z.custom<number[]>(
+    (value) => Array.isArray(value) && value.every(isTokenId),
+    'must be a list of token ids',
+  ),
+})
+
+/** What would change the answer and cannot be followed: when a field counts as asked for, and why not. */
+const refused: readonly (readonly [
+  field: string,
+  isAsked: (value: unknown, body: Readonly<Record<string, unknown>>) => boolean,
+  reason: string,
+])[] = [
+  [
+    'response_format',
+    (value) => !isRecord(value) || value.type !== 'text',
+    'this server gives free text only, and cannot hold the model to a format',
+  ],
+  [
+    'tools',
+    (value, body) => !(Array.isArray(value) && value.length === 0) && body.tool_choice !== 'none',
+    'this server does not pass tools to the model yet',
+  ],
+  ['functions', () => true, 'this server does not pass functions to the model'],
+  ['audio', () => true, 'this model gives text only'],
+  [
+    'modalities',
+    (value) => !Array.isArray(value) || value.some((one) => one !== 'text'),
+    'this model gives text only',
+  ],
+  ['web_search_options', () => true, 'this server searches nothing'],
+  ['suffix', (value) => value !== '', 'this model continues text, it does not fill in'],
+  ['echo', (value) => value !== false, 'the prompt is not given back'],
+  [
+    'best_of',
+    (value, body) => value !== (body.n ?? 1),
+    'as many answers are drawn as are given; n says how many',
+  ],
+]
+
+/** The body in its shape; throws a Refusal that names the field. */
+export function parsed<Shape extends z.ZodType>(shape: Shape, body: unknown): z.output<Shape> {
+  if (!isRecord(body)) throw badRequest(`the body must be a JSON object, found ${shown(body)}`)
+  for (const [field, isAsked, reason] of refused) {
+    const value = body[field] ?? null
+    if (value !== null && isAsked(value, body)) {
+      throw badRequest(`${field} is not supported: ${reason}`, field, 'unsupported_parameter')
+    }
+  }
+  const result = shape.safeParse(body)
+  if (result.success) return result.data
+  const issue = result.error.issues[0]
+  const param = (issue?.path ?? []).map(String).join('.')
+  throw badRequest(
+    `${param} ${issue?.message ?? 'is wrong'}, found ${shown(at(body, issue?.path ?? []))}`,
+    param,
+  )
+}
+
+function at(value: unknown, path: readonly PropertyKey[]): unknown {
+  let inner = value
+  for (const key of path) {
+    if (typeof inner !== 'object' || inner === null) return undefined
+    inner = Reflect.get(inner, key)
+  }
+  return inner
+}

@@ -1,0 +1,195 @@
+// The HTTP server: limits, keys, errors in one shape, routes; and its life: it listens before the
+// model is loaded, so that whoever waits can see that it loads, and when asked to stop it lets what is
+// in work end. Everything that a stranger can send is bounded here: connections, headers, bodies, how
+// deep a body nests, how long it may take to arrive. CORS is off: no page of another origin may ask.
+import { randomUUID } from 'node:crypto'
+import type { Socket } from 'node:net'
+import fastify, { type FastifyError, type FastifyInstance, type FastifyReply } from 'fastify'
+import { hostNamed, isLoopback, type Keys } from './keys.js'
+import { badRequest, Refusal, unavailable } from './refusal.js'
+import { addChat } from './routes/chat.js'
+import { addCompletions } from './routes/completions.js'
+import { addModel } from './routes/model.js'
+import { addTokens } from './routes/tokens.js'
+import type { Service } from './service.js'
+
+const BODY_BYTES_MAX = 8 * 2 ** 20
+const BODY_DEPTH_MAX = 64
+const HEADER_BYTES_MAX = 16 * 2 ** 10
+const CONNECTIONS_MAX = 1024
+/** For headers and body to arrive. */
+const ARRIVAL_MS = 60_000
+
+export interface Door {
+  readonly host: string
+  /** 0: any that is free. */
+  readonly port: number
+  readonly keys: Keys
+}
+
+export class Server {
+  readonly #app: FastifyInstance
+  #isDraining = false
+
+  private constructor(
+    private readonly service: Service,
+    private readonly door: Door,
+  ) {
+    this.#app = newApp(service)
+    this.#guard()
+    addModel(this.#app, service)
+    addTokens(this.#app, service)
+    addChat(this.#app, service)
+    addCompletions(this.#app, service)
+  }
+
+  /** Listens. Rejects when the port cannot be had. */
+  static async listen(service: Service, door: Door): Promise<Server> {
+    const server = new Server(service, door)
+    await server.#app.listen({ host: door.host, port: door.port })
+    const { server: http } = server.#app
+    http.maxConnections = CONNECTIONS_MAX
+    http.on('request', (_request, response) => {
+      // A connection that was kept for more would keep a closing server open.
+      response.once('close', () => {
+        if (server.#isDraining) setImmediate(() => http.closeIdleConnections())
+      })
+    })
+    return server
+  }
+
+  get url(): string {
+    const address = this.#app.server.address()
+    const port = typeof address === 'object' ? address?.port : this.door.port
+    return `http://${this.door.host.includes(':') ? `[${this.door.host}]` : this.door.host}:${port}`
+  }
+
+  /** Takes no more work, waits for what there is, at most so long, and closes all. */
+  async close(graceMs: number): Promise<void> {
+    this.#isDraining = true
+    const closed = this.#app.close()
+    const timer = setTimeout(() => {
+      this.service.shutdown.abort()
+      // Those that can be told are told first.
+      setTimeout(() => this.#app.server.closeAllConnections(), 100).unref()
+    }, graceMs)
+    await closed
+    clearTimeout(timer)
+    await this.service.keeper.close()
+    await this.service.prompts.close()
+  }
+
+  /** Before anything else of a request is looked at. */
+  #guard(): void {
+    const { keys, host } = this.door
+    const isLocal = keys.areNone && isLoopback(host)
+    this.#app.addHook('onRequest', async (request, reply) => {
+      reply.header('x-request-id', request.id)
+      // What was open before the draining began may still carry requests.
+      if (this.#isDraining) {
+        reply.header('connection', 'close')
+        throw unavailable('the server is closing', 5)
+      }
+      if (isLocal && !isLoopback(hostNamed(request.headers.host))) {
+        throw new Refusal(403, 'this server answers to the name of this machine only', {
+          code: 'foreign_host',
+        })
+      }
+      if (keys.areNone || request.routeOptions.url === '/health') return
+      if (!keys.admit(request.headers.authorization)) {
+        throw new Refusal(401, 'a key is needed: Authorization: Bearer KEY', {
+          code: 'invalid_api_key',
+        })
+      }
+    })
+  }
+}
+
+function newApp(service: Service): FastifyInstance {
+  const app = fastify({
+    bodyLimit: BODY_BYTES_MAX,
+    requestTimeout: ARRIVAL_MS,
+    http: { maxHeaderSize: HEADER_BYTES_MAX },
+    // The hook above says it in our shape.
+    return503OnClosing: false,
+    forceCloseConnections: 'idle',
+    genReqId: () => `req_${randomUUID().replaceAll('-', '')}`,
+    requestIdHeader: false,
+    clientErrorHandler: (error, socket) => endSocket(error.code, socket),
+    frameworkErrors: (error, _request, reply) => sendError(error, reply, service.log),
+  })
+  // Text can be sent by a page of any origin without asking; JSON cannot.
+  app.removeContentTypeParser('text/plain')
+  app.setErrorHandler((error, _request, reply) => sendError(error, reply, service.log))
+  app.setNotFoundHandler(async () => {
+    throw new Refusal(404, 'there is no such endpoint, or not for this method')
+  })
+  app.addHook('preValidation', async (request) => {
+    if (isDeeper(request.body, BODY_DEPTH_MAX)) {
+      throw badRequest(`the body nests deeper than ${BODY_DEPTH_MAX} levels`)
+    }
+  })
+  return app
+}
+
+function sendError(error: unknown, reply: FastifyReply, log: (line: string) => void): void {
+  const refusal = refusalOf(error)
+  if (refusal === null) {
+    // Its message may quote the request, so the log has its kind and place only.
+    log(`internal error: ${placeOf(error)}`)
+    reply.status(500).send(new Refusal(500, 'internal error').body)
+    return
+  }
+  reply.status(refusal.status).headers(refusal.headers).send(refusal.body)
+}
+
+/** What a client is told; null: the fault is ours. */
+function refusalOf(error: unknown): Refusal | null {
+  if (error instanceof Refusal) return error
+  if (!(error instanceof Error)) return null
+  const { statusCode = 500, code = '' } = error as Partial<FastifyError>
+  if (statusCode < 400 || statusCode >= 500) return null
+  if (statusCode === 413) {
+    return new Refusal(413, `the body is larger than ${BODY_BYTES_MAX} bytes`)
+  }
+  if (statusCode === 415)
+    return new Refusal(415, 'the body must be JSON: content-type application/json')
+  if (code.startsWith('FST_ERR_CTP_')) return badRequest('the body is no JSON that can be read')
+  return new Refusal(statusCode, error.message, { code })
+}
+
+function placeOf(error: unknown): string {
+  if (!(error instanceof Error)) return typeof error
+  const [, place = ''] = /\n\s+(at .*)/.exec(error.stack ?? '') ?? []
+  return `${error.name} ${place}`
+}
+
+/** What node's parser refuses has no request yet, only a socket. */
+function endSocket(code: string | undefined, socket: Socket): void {
+  if (code === 'ECONNRESET' || socket.destroyed || !socket.writable) {
+    socket.destroy()
+    return
+  }
+  const [status, text, message] =
+    code === 'HPE_HEADER_OVERFLOW'
+      ? [431, 'Request Header Fields Too Large', `the headers exceed ${HEADER_BYTES_MAX} bytes`]
+      : code === 'ERR_HTTP_REQUEST_TIMEOUT'
+        ? [408, 'Request Timeout', `the request took longer than ${ARRIVAL_MS / 1000} s to arrive`]
+        : [400, 'Bad Request', 'this is no HTTP request that can be read']
+  const body = JSON.stringify(new Refusal(status, message).body)
+  socket.end(
+    `HTTP/1.1 ${status} ${text}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+  )
+}
+
+/** Without recursion: the body is a stranger's. */
+function isDeeper(value: unknown, depthMax: number): boolean {
+  let level: unknown[] = [value]
+  for (let depth = 0; level.length > 0; depth += 1) {
+    if (depth > depthMax) return true
+    level = level.flatMap((one) =>
+      typeof one === 'object' && one !== null ? Object.values(one) : [],
+    )
+  }
+  return false
+}

@@ -1,0 +1,101 @@
+// What all routes share: the model behind the server, and the way in: a place at the gate, a deadline,
+// an end when the client leaves. One line of log for each request that the engine worked for, and
+// nothing of its text.
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { Engine } from '../engine/engine.js'
+import type { EngineFacts } from '../engine/protocol.js'
+import type { Tokenizer } from '../model/tokenizer.js'
+import { Exchange } from './exchange.js'
+import { type Identity, identityOf, type Usage } from './form.js'
+import { Gate } from './gate.js'
+import { Keeper } from './keeper.js'
+import { Metrics } from './metrics.js'
+import { Prompts } from './prompts.js'
+import { Refusal } from './refusal.js'
+
+/** What whoever starts the server decides. */
+export interface ServiceWishes {
+  /** What clients call the model; never a path. */
+  readonly model: string
+  readonly folder: string
+  readonly tokenizer: Tokenizer
+  readonly version: string
+  /** Sequences in work at once, as many as the engine is opened for. */
+  readonly parallel: number
+  /** Sequences that may wait beside them. */
+  readonly queue: number
+  /** For a whole request. */
+  readonly deadlineMs: number
+  /** After so long a silence a stream says that it lives. */
+  readonly keepAliveMs: number
+  readonly open: () => Promise<Engine>
+  readonly log: (line: string) => void
+}
+
+export interface Service extends ServiceWishes {
+  /** When the server began, seconds. */
+  readonly created: number
+  readonly keeper: Keeper
+  readonly prompts: Prompts
+  readonly gate: Gate
+  readonly metrics: Metrics
+  /** Aborted when what is still in work shall end. */
+  readonly shutdown: AbortController
+}
+
+/** The parts of a service; the model is opened later. */
+export function newService(wishes: ServiceWishes): Service {
+  const keeper = new Keeper(wishes.open, wishes.log)
+  const gate = new Gate(wishes.parallel, wishes.queue)
+  return {
+    ...wishes,
+    created: Math.floor(Date.now() / 1000),
+    keeper,
+    gate,
+    prompts: new Prompts(wishes.folder),
+    metrics: new Metrics(gate, keeper),
+    shutdown: new AbortController(),
+  }
+}
+
+/** Who answers, once it is known what computes. */
+export function answererOf({ model, version }: Service, facts: EngineFacts): Identity {
+  return identityOf(model, version, facts.device, facts.plan.kvType)
+}
+
+/** What the work of a request is given. */
+export interface Admission {
+  readonly signal: AbortSignal
+  /** Gives the places back before the work is over; may be called again. */
+  readonly leave: () => void
+}
+
+/** Does the work of a request that takes `places` at the gate. Throws Refusals. */
+export async function admit(
+  service: Service,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  places: number,
+  work: (admission: Admission) => Promise<Usage>,
+): Promise<FastifyReply> {
+  const leave = service.gate.enter(places)
+  const exchange = new Exchange(reply.raw, service.shutdown.signal, service.deadlineMs)
+  const begin = performance.now()
+  const log = (outcome: string) => {
+    const seconds = ((performance.now() - begin) / 1000).toFixed(2)
+    service.log(`${request.method} ${request.routeOptions.url}: ${outcome}, ${seconds} s`)
+  }
+  try {
+    const { promptTokens, completionTokens } = await work({ signal: exchange.signal, leave })
+    log(`${promptTokens} + ${completionTokens} tokens`)
+  } catch (error) {
+    log(error instanceof Refusal ? `refused with ${error.status}` : 'failed')
+    // The client has its answer, or what there was of it, or is gone.
+    if (reply.sent || reply.raw.headersSent) return reply
+    throw error
+  } finally {
+    exchange.dispose()
+    leave()
+  }
+  return reply
+}

@@ -1,0 +1,24 @@
+// What a judging thread does: one contest. Piscina calls it. The traces lie in memory that all threads
+// share.
+import type { Problem } from '../cache/profile.js'
+import { ModelError } from '../model/error.js'
+import type { Contest } from './contest.js'
+import { type Judgement, judge } from './judge.js'
+import type { Machine } from './machine.js'
+import type { Routing } from './routing.js'
+
+export interface Task {
+  readonly routing: Routing
+  readonly contest: Contest
+  readonly machine: Machine | null
+}
+
+export default function judgeOne({ routing, contest, machine }: Task): Judgement | Problem {
+  try {
+    return judge(routing, contest, machine)
+  } catch (error) {
+    // Only its message outlives the way between threads.
+    if (error instanceof ModelError) return { problem: error.message }
+    throw error
+  }
+}

@@ -1,0 +1,36 @@
+// A trace of either form, told apart by its first byte: { begins a header line, # or t lines of commas.
+import { closeSync, openSync, readSync } from 'node:fs'
+import { getSystemErrorMap } from 'node:util'
+import { ModelError } from '../model/error.js'
+import { readCsvTrace } from './csvtrace.js'
+import type { Routing } from './routing.js'
+import { readTraceFile } from './tracefile.js'
+
+/** Throws ModelError with one sentence for whatever is wrong with the file. */
+export function readRouting(path: string): Routing {
+  try {
+    const start = firstByte(path)
+    if (start === '{') return readTraceFile(path, path)
+    if (start === '#' || start === 't') return readCsvTrace(path, path)
+  } catch (error) {
+    if (error instanceof ModelError) throw error
+    throw new ModelError(`${path}: cannot be read: ${reasonOf(error)}`)
+  }
+  throw new ModelError(`${path}: expected a routing trace, found something else`)
+}
+
+function firstByte(path: string): string {
+  const file = openSync(path, 'r')
+  try {
+    const byte = Buffer.alloc(1)
+    return byte.toString('latin1', 0, readSync(file, byte))
+  } finally {
+    closeSync(file)
+  }
+}
+
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  const { errno } = error as NodeJS.ErrnoException
+  return (errno === undefined ? undefined : getSystemErrorMap().get(errno)?.[1]) ?? error.message
+}

@@ -8,7 +8,7 @@
 namespace ring {
 
 // Raised by one whenever the meaning of a field changes.
-constexpr int kContractVersion = 2;
+constexpr int kContractVersion = 3;
 
 // Why `advance` came back. Below `done` the device wants an answer; from `done` on the step has
 // ended.
@@ -177,11 +177,14 @@ constexpr int kContractVersion = 2;
   X(cancelled, 2)      \
   X(touched, 3)
 
-// What layers routed to, for the cache: an expert of the whole model, and for how many tokens.
+// What layers routed to, for the cache: an expert of the whole model, for how many tokens, and
+// whether it lay in memory then: 1 yes, 0 no, -1 nobody can tell. In the map tier a few of its
+// pages were looked at.
 #define RING_USE_FIELDS(X) \
   X(expert, 0)             \
   X(tokens, 1)             \
-  X(count, 2)
+  X(resident, 2)           \
+  X(count, 3)
 
 // A place is tier * 2^24 + slot; -1 is no place. In the map tier the slot is the expert's number,
 // MoE layer x experts + index, so a place holds 16 million experts (Ring-1T has 19,456).

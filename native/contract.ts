@@ -114,7 +114,8 @@ export const OrderField = { expert: 0, from: 1, to: 2, urgency: 3, count: 4 } as
 export const Urgency = { demand: 0, ahead: 1, cancel: 2 } as const
 export const EventField = { kind: 0, expert: 1, to: 2, code: 3, count: 4 } as const
 export const EventKind = { arrived: 0, failed: 1, cancelled: 2, touched: 3 } as const
-export const UseField = { expert: 0, tokens: 1, count: 2 } as const
+/** `resident`: 1 the expert lay in memory when its layer routed, 0 it did not, -1 nobody can tell. */
+export const UseField = { expert: 0, tokens: 1, resident: 2, count: 3 } as const
 const Tier = { map: 0, ram: 1 } as const
 /** Products of the CPU backend: F32-accurate, or with activations rounded to BF16. */
 export const MathKind = { f32: 0, bf16: 1 } as const
@@ -170,7 +171,7 @@ export const Limit = {
 } as const
 
 export const contract = {
-  contract: { version: 2 },
+  contract: { version: 3 },
   reason: Reason,
   code: Code,
   dtype: Dtype,

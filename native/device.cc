@@ -95,6 +95,7 @@ void Device::close() {
   counters_ = nullptr;
   description_.clear();
   maps_.clear();
+  found_ns_.clear();
   model_ = Model{};
   control_ = nullptr;
   for (Step& step : steps_) step = Step{};
@@ -146,6 +147,9 @@ Status Device::open_mapped(const Layout& layout) {
     return maps_[static_cast<size_t>(extent.file)].data() + extent.offset;
   };
   RING_TRY(build_model(layout, in_map, model_));
+  const bool tells = std::all_of(maps_.begin(), maps_.end(),
+                                 [](const FileMap& map) { return map.tells_residency(); });
+  found_ns_.assign(tells ? model_.experts.size() : 0, 0);
   return check_maps();
 }
 

@@ -158,6 +158,7 @@ class Device {
   Status mix_resident(int32_t index, Step& step);
   void list_wanted(Step& step);
   void note_uses(const Step& step);
+  int32_t residency(int32_t expert, int64_t time_ns);
   int64_t first_expert(const Step& step) const;
   Status check_places(const Step& step, const int32_t* places, size_t count) const;
   Status mix_ready(int32_t index, Step& step, bool reads_under_way);
@@ -171,7 +172,9 @@ class Device {
 
   State state_ = State::unopened;
   std::string lost_text_;
-  std::vector<FileMap> maps_;        // when experts are mapped
+  std::vector<FileMap> maps_;  // when experts are mapped
+  // [expert] when it was last found in memory; empty where the system does not tell
+  std::vector<int64_t> found_ns_;
   std::unique_ptr<Resident> dense_;  // when they live in slots
   std::vector<ExpertExtents> extents_;
   // Order of destruction: the reader ends before the memory that it reads into.

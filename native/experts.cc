@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "device.h"
 #include "timed.h"
@@ -16,12 +17,41 @@ constexpr int kWaitMs = 20;
 // Uses that nobody has asked for: a step of a large model leaves a few thousand.
 constexpr size_t kUsesMost = size_t{1} << 21;
 
+// Pages of a mapped matrix that are looked at to judge whether it lies in memory.
+constexpr int kPagesOfMatrix = 2;
+// Experts that lie within so many bytes are looked at as a whole.
+constexpr uint64_t kSmallExpertBytes = 128 << 10;
+// What lay in memory and was computed with no longer ago is not looked at again: looking costs some
+// microseconds, and the system gives up last what was used just now.
+constexpr int64_t kStaysNs = 100'000'000;
+
+int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+uint64_t bytes_of(const Matrix& matrix) {
+  const int width = matrix.dtype == Dtype::f8_e4m3 ? 1 : matrix.dtype == Dtype::bf16 ? 2 : 4;
+  return static_cast<uint64_t>(matrix.rows) * matrix.columns * width;
+}
+
+bool lies_in_memory(const Mlp& mlp) {
+  const auto* first = std::min({mlp.gate.data, mlp.up.data, mlp.down.data});
+  const auto* end = std::max({mlp.gate.data + bytes_of(mlp.gate), mlp.up.data + bytes_of(mlp.up),
+                              mlp.down.data + bytes_of(mlp.down)});
+  const auto span = static_cast<uint64_t>(end - first);
+  if (span <= kSmallExpertBytes) return is_in_memory(first, span, kPagesOfMatrix);
+  for (const Matrix* matrix : {&mlp.gate, &mlp.up, &mlp.down})
+    if (!is_in_memory(matrix->data, bytes_of(*matrix), kPagesOfMatrix)) return false;
+  return true;
+}
+
 // Advice about the pages of a matrix in a map: all that it touches, or only those that are its own.
 void advise_pages(const Matrix& matrix, int advice) {
   const uintptr_t page = 4096;
-  const int width = matrix.dtype == Dtype::f8_e4m3 ? 1 : matrix.dtype == Dtype::bf16 ? 2 : 4;
   const auto begin = reinterpret_cast<uintptr_t>(matrix.data);
-  const uintptr_t end = begin + static_cast<uintptr_t>(matrix.rows) * matrix.columns * width;
+  const uintptr_t end = begin + bytes_of(matrix);
   const bool outward = advice == MADV_WILLNEED;
   const uintptr_t from = outward ? begin / page * page : (begin + page - 1) / page * page;
   const uintptr_t to = outward ? (end + page - 1) / page * page : end / page * page;
@@ -106,16 +136,28 @@ void Device::list_wanted(Step& step) {
 }
 
 void Device::note_uses(const Step& step) {
-  if (reader_ == nullptr) return;  // mapped: nobody decides
   if (uses_.size() > kUsesMost) {
     count(counter::uses_lost, static_cast<double>(step.wanted.size()));
     return;
   }
   const auto first = static_cast<int32_t>(first_expert(step));
+  const int64_t time_ns = now_ns();
   for (const int32_t expert : step.wanted) {
     uses_.push_back(first + expert);
     uses_.push_back(step.tokens_of[expert]);
+    uses_.push_back(residency(first + expert, time_ns));
   }
+}
+
+// As use_field::resident.
+int32_t Device::residency(int32_t expert, int64_t time_ns) {
+  if (reader_ != nullptr) return slots_->find(expert) != nullptr ? 1 : 0;
+  if (found_ns_.empty()) return -1;
+  int64_t& found_ns = found_ns_[static_cast<size_t>(expert)];
+  const bool stays = found_ns > 0 && time_ns - found_ns < kStaysNs;
+  if (!stays && !lies_in_memory(model_.experts[static_cast<size_t>(expert)])) return 0;
+  found_ns = time_ns;
+  return 1;
 }
 
 Status Device::routed(int32_t* uses, size_t values, int32_t* count) {

@@ -7,10 +7,13 @@ import {
   Counter,
   EventField,
   type Layout,
+  OrderField,
   Reason,
   StopField,
+  Urgency,
   UseField,
 } from '../native/index.js'
+import { newLayerCounts } from '../src/cache/counts.js'
 import { LfuPolicy } from '../src/cache/lfu.js'
 import { SlotCache } from '../src/cache/slotcache.js'
 import { layoutOf, planMemory } from '../src/engine/layout.js'
@@ -19,7 +22,6 @@ import { type Stage, step } from '../src/engine/step.js'
 import { packTensors } from '../src/engine/tables.js'
 import { readTrace } from '../src/engine/trace.js'
 import { openCheckpoint } from '../src/model/checkpoint.js'
-import { newCounts } from './cachedevice.js'
 import { batchOf, outcomeOf } from './models.js'
 import { fixtures, ringTiny } from './paths.js'
 import { slotSuite } from './slots.suite.js'
@@ -42,6 +44,35 @@ function layout(lockstep: boolean, slots = 0): Layout {
   })
 }
 
+/** Writes down its orders, and whether one displaced an expert that the layer in hand wanted. */
+class WatchedDevice extends ReplayDevice {
+  readonly orders: { layer: number; expert: number; urgency: number }[] = []
+  displacedWanted = 0
+  #layer = 0
+  #wanted = new Set<number>()
+  readonly #expertIn = new Map<number, number>()
+
+  override advance(id: number, stop: Int32Array): Reason {
+    const reason = super.advance(id, stop)
+    this.#layer = (stop[StopField.layer] ?? 0) - checkpoint.config.firstMoeLayer
+    const count = reason === Reason.missing ? (stop[StopField.wanted] ?? 0) : 0
+    const wanted = stop.subarray(StopField.experts, StopField.experts + count)
+    this.#wanted = new Set([...wanted].map((index) => this.#layer * trace.experts + index))
+    return reason
+  }
+
+  override stage(orders: Int32Array): void {
+    super.stage(orders)
+    for (let at = 0; at < orders.length; at += OrderField.count) {
+      const [expert = -1, , to = -1, urgency = -1] = orders.subarray(at)
+      const displaced = this.#expertIn.get(to) ?? -1
+      if (displaced !== expert && this.#wanted.has(displaced)) this.displacedWanted += 1
+      if (urgency !== Urgency.cancel) this.#expertIn.set(to, expert)
+      this.orders.push({ layer: this.#layer, expert, urgency })
+    }
+  }
+}
+
 const tokens = trace.sequences[0]?.ids ?? []
 
 for (const seed of [1, 2]) {
@@ -60,7 +91,7 @@ describe('a recorded sequence', () => {
   /** Reads the prompt and 100 tokens after it; returns what the cache counted, and the tokens. */
   function run(slots: number, mostPolls: number) {
     const shape = { moeLayers, experts, topK, slots }
-    const counts = newCounts(moeLayers)
+    const counts = newLayerCounts(moeLayers)
     const device = new ReplayDevice(trace, { seed: 7, mostPolls })
     device.open(layout(false, slots))
     const stage: Stage = {
@@ -94,6 +125,49 @@ describe('a recorded sequence', () => {
         expect(drawn).toEqual(whole.drawn)
         expect(requests).toBe(whole.requests)
         expect(misses).toBeGreaterThan(whole.misses)
+      }
+    }
+  })
+
+  /** Reads 300 tokens in one step through a device that writes down the orders it is given. */
+  function sweep(slots: number, mostPolls: number) {
+    const shape = { moeLayers, experts, topK, slots }
+    const counts = newLayerCounts(moeLayers)
+    const device = new WatchedDevice(trace, { seed: 5, mostPolls })
+    device.open(layout(false, slots))
+    const stage: Stage = {
+      device,
+      cache: new SlotCache(shape, new LfuPolicy(shape), counts),
+      firstMoeLayer: checkpoint.config.firstMoeLayer,
+      stop: new Int32Array(StopField.experts + experts),
+      events: new Int32Array(64 * EventField.count),
+      uses: new Int32Array(64 * UseField.count),
+      counters: new Float64Array(Counter.count),
+    }
+    for (const begin of [0, 1]) {
+      const batch = batchOf(tokens.slice(begin, begin + 300))
+      expect(step(stage, batch, outcomeOf(1))).toBe(Reason.done)
+    }
+    device.close()
+    return { counts, device }
+  }
+
+  it('of many tokens is read ahead from layer to layer, in rising index, and little in vain', () => {
+    for (const slots of [8, 16, 40, 80]) {
+      for (const mostPolls of [0, 2, 5]) {
+        const { counts, device } = sweep(slots, mostPolls)
+        const guesses = device.orders.filter(({ urgency }) => urgency === Urgency.ahead)
+        // Two sweeps through five layers, of which the first is never looked ahead to.
+        expect(guesses.length).toBeGreaterThanOrEqual(2 * 4 * 2)
+        for (const [at, { expert, layer }] of guesses.entries()) {
+          expect(Math.floor(expert / experts)).toBe(layer + 1)
+          const before = guesses[at - 1]
+          if (before?.layer === layer) expect(expert).toBeGreaterThan(before.expert)
+        }
+        const sum = (values: Float64Array) => values.reduce((total, value) => total + value, 0)
+        expect(sum(counts.ahead)).toBe(guesses.length)
+        expect(sum(counts.aheadWasted)).toBeLessThanOrEqual(guesses.length / 4)
+        expect(device.displacedWanted).toBe(0)
       }
     }
   })

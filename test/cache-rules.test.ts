@@ -2,11 +2,12 @@
 // device must refuse, never names a slot that does not hold the expert, finishes every layer and loses
 // no slot. Random walks over a device that throws at any breach.
 import { describe, expect, it } from 'vitest'
+import { newLayerCounts } from '../src/cache/counts.js'
 import { createPolicy } from '../src/cache/policies.js'
 import type { CacheShape, Policy } from '../src/cache/policy.js'
 import { Profile } from '../src/cache/profile.js'
 import { SlotCache, unorderedTokens } from '../src/cache/slotcache.js'
-import { CacheDevice, newCounts, usesOf } from './cachedevice.js'
+import { CacheDevice, usesOf } from './cachedevice.js'
 import { Dice } from './dice.js'
 
 function policyOf(name: string, shape: CacheShape): Policy {
@@ -54,7 +55,7 @@ class Walk {
     const slots = 1 + dice.below(moeLayers * experts + 3)
     this.shape = { moeLayers, experts, topK, slots }
     this.device = new CacheDevice(experts, slots)
-    this.counts = newCounts(moeLayers)
+    this.counts = newLayerCounts(moeLayers)
     this.cache = new SlotCache(this.shape, policyOf(policy, this.shape), this.counts)
   }
 

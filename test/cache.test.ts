@@ -3,12 +3,13 @@
 import { describe, expect, it } from 'vitest'
 import { AdvisedCache } from '../src/cache/advised.js'
 import { MappedCache } from '../src/cache/cache.js'
+import { newLayerCounts } from '../src/cache/counts.js'
 import { expertOf, nowhere, placeOf, slotOf, Tier } from '../src/cache/place.js'
 import { createPolicy } from '../src/cache/policies.js'
 import type { CacheShape, Policy } from '../src/cache/policy.js'
-import { OrderField, Urgency } from '../src/cache/records.js'
+import { OrderField, Urgency, UseField } from '../src/cache/records.js'
 import { SlotCache, unorderedTokens } from '../src/cache/slotcache.js'
-import { CacheDevice, newCounts, usesOf, visit } from './cachedevice.js'
+import { CacheDevice, usesOf, visit } from './cachedevice.js'
 
 const sweepTokens = unorderedTokens + 1
 
@@ -22,7 +23,7 @@ function policyOf(name: string, shape: CacheShape): Policy {
 function open(shape: Partial<CacheShape>, policy = 'lru') {
   const whole = { moeLayers: 1, experts: 8, topK: 2, slots: 4, ...shape }
   const device = new CacheDevice(whole.experts, whole.slots).touchAll()
-  const counts = newCounts(whole.moeLayers)
+  const counts = newLayerCounts(whole.moeLayers)
   const cache = new SlotCache(whole, policyOf(policy, whole), counts)
   device.tell(cache)
   return { cache, device, counts, shape: whole }
@@ -64,7 +65,7 @@ describe('places', () => {
   it('are given only in slots that have been touched', () => {
     const shape = { moeLayers: 1, experts: 8, topK: 2, slots: 4 }
     const device = new CacheDevice(8, 4)
-    const cache = new SlotCache(shape, policyOf('lru', shape), newCounts(1))
+    const cache = new SlotCache(shape, policyOf('lru', shape), newLayerCounts(1))
     const none = cache.place(0, list(1, 2), 1)
     expect(isPlaced(none.places)).toEqual([false, false])
     expect(none.orders).toHaveLength(0)
@@ -78,7 +79,7 @@ describe('places', () => {
     const shape = { moeLayers: 1, experts: 8, topK: 2, slots: 4 }
     for (const stepTokens of [1, sweepTokens]) {
       const device = new CacheDevice(8, 4)
-      const cache = new SlotCache(shape, policyOf('lru', shape), newCounts(1))
+      const cache = new SlotCache(shape, policyOf('lru', shape), newLayerCounts(1))
       device.touch(0)
       device.tell(cache)
       visit(cache, device, 0, [1])
@@ -311,12 +312,12 @@ describe('counts', () => {
       left: () => {},
       victim: () => -1,
     }
-    const counts = newCounts(2)
+    const counts = newLayerCounts(2)
     const cache = new SlotCache(shape, listening, counts)
     const records = usesOf(0, 16, range(16), 20)
     cache.used(usesOf(0, 16, [3, 15]))
-    cache.used(records.subarray(0, 10))
-    cache.used(records.subarray(10))
+    cache.used(records.subarray(0, 5 * UseField.count))
+    cache.used(records.subarray(5 * UseField.count))
     cache.place(1, list(), 1)
     expect(heard).toEqual([
       [0, 2, false],
@@ -328,29 +329,47 @@ describe('counts', () => {
 
 describe('mapped experts', () => {
   it('have their places in the map from the start, and nothing is ordered', () => {
-    const { places, orders } = new MappedCache(8).place(2, list(1, 7))
+    const { places, orders } = new MappedCache(8, newLayerCounts(3)).place(2, list(1, 7))
     expect([...places]).toEqual([1, 7].map((at) => placeOf(Tier.map, expertOf(2, at, 8))))
     expect(orders).toHaveLength(0)
   })
 
+  it('hit when their pages lay in memory as their layer routed, and count where that is known', () => {
+    const counts = newLayerCounts(2)
+    const shape = { moeLayers: 2, experts: 8, topK: 2, slots: 4 }
+    for (const cache of [
+      new MappedCache(8, counts),
+      new AdvisedCache(shape, policyOf('lru', shape), counts),
+    ]) {
+      for (const values of Object.values(counts)) values.fill(0)
+      cache.used(list(1, 5, 1, 7, 1, 0, 9, 1, 1, 10, 1, -1))
+      expect([...counts.requests]).toEqual([2, 1])
+      expect([...counts.hits]).toEqual([1, 1])
+      expect([...counts.misses]).toEqual([1, 0])
+    }
+  })
+
   it('with a budget: the system is told what would be read and what would be dropped', () => {
     const shape = { moeLayers: 1, experts: 8, topK: 2, slots: 2 }
-    const cache = new AdvisedCache(shape, policyOf('lru', shape), newCounts(1))
-    const first = cache.place(0, list(1, 2), 1)
+    const cache = new AdvisedCache(shape, policyOf('lru', shape), newLayerCounts(1))
+    const place = (...wanted: number[]) => {
+      cache.used(usesOf(0, 8, wanted))
+      return cache.place(0, list(...wanted), 1)
+    }
+    const first = place(1, 2)
     expect([...first.orders]).toEqual([1, -1, 1, Urgency.demand, 2, -1, 2, Urgency.demand])
-    expect(cache.place(0, list(1, 2), 1).orders).toHaveLength(0)
-    const second = cache.place(0, list(2, 3), 1)
+    expect(place(1, 2).orders).toHaveLength(0)
+    const second = place(2, 3)
     expect([...second.orders]).toEqual([1, 1, -1, Urgency.cancel, 3, -1, 3, Urgency.demand])
     expect([...second.places]).toEqual([2, 3])
   })
 
   it('with a budget smaller than a layer: everything is placed all the same', () => {
     const shape = { moeLayers: 1, experts: 8, topK: 2, slots: 1 }
-    const counts = newCounts(1)
-    const cache = new AdvisedCache(shape, policyOf('lfu', shape), counts)
+    const cache = new AdvisedCache(shape, policyOf('lfu', shape), newLayerCounts(1))
+    cache.used(usesOf(0, 8, range(8), sweepTokens))
     const { places } = cache.place(0, Int32Array.from(range(8)), sweepTokens)
     expect([...places]).toEqual(range(8))
-    expect([counts.requests[0], counts.misses[0]]).toEqual([8, 8])
   })
 })
 
@@ -371,7 +390,7 @@ describe('a decision', () => {
           return mayLeave(expert)
         }),
     }
-    const counts = newCounts(shape.moeLayers)
+    const counts = newLayerCounts(shape.moeLayers)
     const cache = new SlotCache(shape, counting, counts)
     const layerFull = range(256)
     for (let layer = 0; layer < 76; layer += 1) visit(cache, device, layer, layerFull, sweepTokens)

@@ -1,7 +1,6 @@
 // A device of numbers for tests of the cache: slots that obey the rules of the native ones and refuse
 // everything else by throwing. Loads land when the test says so, and may fail.
 import type { Cache } from '../src/cache/cache.js'
-import type { LayerCounts } from '../src/cache/counts.js'
 import { nowhere, placeOf, slotOf, Tier } from '../src/cache/place.js'
 import { EventKind, OrderField, Urgency } from '../src/cache/records.js'
 import { unorderedTokens } from '../src/cache/slotcache.js'
@@ -13,11 +12,6 @@ interface Slot {
   expert: number
   isAhead: boolean
   isCancelled: boolean
-}
-
-export function newCounts(moeLayers: number): LayerCounts {
-  const zeros = () => new Float64Array(moeLayers)
-  return { requests: zeros(), hits: zeros(), misses: zeros(), evictions: zeros() }
 }
 
 export class CacheDevice {
@@ -168,14 +162,14 @@ export class CacheDevice {
   }
 }
 
-/** Records [expert, tokens] of one layer, every expert for the same number of tokens. */
+/** Records of one layer, every expert for the same number of tokens, and nobody can tell where it lay. */
 export function usesOf(
   moeLayer: number,
   experts: number,
   wanted: readonly number[],
   tokens = 1,
 ): Int32Array {
-  return Int32Array.from(wanted.flatMap((index) => [moeLayer * experts + index, tokens]))
+  return Int32Array.from(wanted.flatMap((index) => [moeLayer * experts + index, tokens, -1]))
 }
 
 /**

@@ -58,8 +58,9 @@ describe('the JSON object of run', () => {
       decode_tok_s: number,
       experts: {
         requests: number,
-        hits: { gpu: 0, ram: null },
-        misses: null,
+        hits: { gpu: 0, ram: number },
+        hits_by: 'residency',
+        misses: number,
         slots: { gpu: 0, ram: 0 },
         bytes_each: 98328,
       },
@@ -167,6 +168,12 @@ describe('experts in slots', () => {
     const object = lastObject(slots)
     expect(object.tokens).toEqual(lastObject(mapped).tokens)
     expect(slots.stderr).toMatch(/memory: 40 of 160 experts have a slot \(25.0 %\), 4.22 MiB/)
+    expect(slots.stderr).toMatch(/experts: 0\.\d{3} of \d+ requests hit/)
+    expect(mapped.stderr).toMatch(/experts: [01]\.\d{3} of \d+ requests resident/)
+    expect([object, lastObject(mapped)]).toMatchObject([
+      { experts: { hits_by: 'slots' } },
+      { experts: { hits_by: 'residency' } },
+    ])
     const { experts, io, stall_s: stalls } = object as Record<string, Record<string, unknown>>
     const { requests, hits, misses } = experts as {
       requests: number

@@ -79,7 +79,7 @@ describe('verify', () => {
       const bytes = files.map(({ path }) => fs.readFileSync(path))
       for (const { file, offset, bytes: size, name } of tensors.values()) {
         expect(size, name).toBeLessThanOrEqual(MIB)
-        const first = checksums?.firstOf(file, offset) ?? -1
+        const first = checksums?.firstOf(file, offset, size) ?? -1
         const sum = crc32c(bytes[file]?.subarray(offset, offset + size) ?? new Uint8Array())
         expect(checksums?.blocks[first], name).toBe(sum)
       }

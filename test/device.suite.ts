@@ -13,6 +13,7 @@ import {
   StopField,
 } from '../native/index.js'
 import { MappedCache } from '../src/cache/cache.js'
+import { newLayerCounts } from '../src/cache/counts.js'
 import { nowhere, type Place, placeOf, Tier } from '../src/cache/place.js'
 import { codeOf, type DeviceFixture } from './devicefixture.js'
 import { batchOf, outcomeOf } from './models.js'
@@ -41,7 +42,8 @@ export function deviceSuite(fixture: DeviceFixture): void {
 
     function placesOfWanted(): Int32Array {
       const moeLayer = (stop[StopField.layer] ?? 0) - layout.shape.firstMoeLayer
-      return new MappedCache(layout.shape.experts).place(moeLayer, wanted()).places.slice()
+      const cache = new MappedCache(layout.shape.experts, newLayerCounts(layout.shape.layers))
+      return cache.place(moeLayer, wanted()).places.slice()
     }
 
     function finish(id: number): Reason {

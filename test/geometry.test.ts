@@ -5,6 +5,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { newLayerCounts } from '../src/cache/counts.js'
 import { createPolicy } from '../src/cache/policies.js'
 import { SlotCache } from '../src/cache/slotcache.js'
 import { type BudgetWishes, type ExpertPlan, planExperts, sizesOf } from '../src/engine/budget.js'
@@ -13,7 +14,7 @@ import type { OpenWishes } from '../src/engine/open.js'
 import { type Checkpoint, openCheckpoint } from '../src/model/checkpoint.js'
 import { ModelError } from '../src/model/error.js'
 import { synth } from '../src/model/synth.js'
-import { CacheDevice, newCounts, usesOf } from './cachedevice.js'
+import { CacheDevice, usesOf } from './cachedevice.js'
 import { Dice } from './dice.js'
 import { fromRoot } from './paths.js'
 import { peakOf } from './peak.js'
@@ -190,7 +191,7 @@ describe('deciding for 76 layers of 256 experts, 8 to a token', () => {
     const shape = { moeLayers, experts, topK, slots: Math.round(share * moeLayers * experts) }
     const policy = createPolicy(name, shape)
     if ('problem' in policy) throw new Error(policy.problem)
-    const counts = newCounts(moeLayers)
+    const counts = newLayerCounts(moeLayers)
     const cache = new SlotCache(shape, policy, counts)
     const device = new CacheDevice(experts, shape.slots).touchAll()
     const dice = new Dice(23)

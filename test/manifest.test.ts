@@ -221,13 +221,26 @@ describe('what the engine is given', () => {
       const { checksums, note } = load(folder, ...paths)
       expect(note).toBeNull()
       expect(checksums?.blocks).toEqual(Uint32Array.of(...sums, ...sums))
-      const places = [100, 4 * MIB, 5 * MIB]
-      expect(places.map((offset) => checksums?.firstOf(0, offset))).toEqual([1, 4, 5])
-      expect(places.map((offset) => checksums?.firstOf(1, offset))).toEqual([9, 12, 13])
+      const places: [number, number][] = [
+        [100, 2.5 * MIB],
+        [4 * MIB, 1],
+        [5 * MIB, 3 * MIB],
+      ]
+      expect(places.map((place) => checksums?.firstOf(0, ...place))).toEqual([1, 4, 5])
+      expect(places.map((place) => checksums?.firstOf(1, ...place))).toEqual([9, 12, 13])
       for (const offset of [99, 101, MIB + 100, 5 * MIB + 1, SIZE]) {
-        expect(checksums?.firstOf(0, offset)).toBe(-1)
+        expect(checksums?.firstOf(0, offset, 1)).toBe(-1)
       }
-      expect(checksums?.firstOf(2, 100)).toBe(-1)
+      expect(checksums?.firstOf(2, 100, 2.5 * MIB)).toBe(-1)
+    })
+  })
+
+  it('is nothing of a tensor that was recorded with another length', () => {
+    inTemporaryFolder((folder) => {
+      const { checksums } = load(folder, recorded(folder).path)
+      for (const bytes of [2.5 * MIB - 1, 2.5 * MIB + 1, 8 * MIB, 0]) {
+        expect(checksums?.firstOf(0, 100, bytes)).toBe(-1)
+      }
     })
   })
 
@@ -236,8 +249,8 @@ describe('what the engine is given', () => {
       const paths = ['one', 'two'].map((name) => recorded(folder, name).path)
       fs.utimesSync(paths[0] ?? '', 1, 1)
       const { checksums, note } = load(folder, ...paths)
-      expect(checksums?.firstOf(0, 100)).toBe(-1)
-      expect(checksums?.firstOf(1, 100)).toBe(1)
+      expect(checksums?.firstOf(0, 100, 2.5 * MIB)).toBe(-1)
+      expect(checksums?.firstOf(1, 100, 2.5 * MIB)).toBe(1)
       expect(note).toMatch(/^checksums are not used: one has changed since it was recorded; verify/)
     })
   })

@@ -1,6 +1,7 @@
 // Which expert gives way, policy by policy, and what the default is worth on recorded routing.
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
+import { newLayerCounts } from '../src/cache/counts.js'
 import type { Expert } from '../src/cache/place.js'
 import { createPolicy, defaultPolicy, policyNames } from '../src/cache/policies.js'
 import type { CacheShape, Policy } from '../src/cache/policy.js'
@@ -8,7 +9,7 @@ import { Profile, parseProfile } from '../src/cache/profile.js'
 import { SlotCache, unorderedTokens } from '../src/cache/slotcache.js'
 import { SweepPolicy } from '../src/cache/sweep.js'
 import { readTrace, type Trace } from '../src/engine/trace.js'
-import { CacheDevice, newCounts, usesOf, visit } from './cachedevice.js'
+import { CacheDevice, usesOf, visit } from './cachedevice.js'
 import { fixtures } from './paths.js'
 
 const shape: CacheShape = { moeLayers: 2, experts: 8, topK: 2, slots: 16 }
@@ -155,10 +156,10 @@ describe('a policy', () => {
 
 describe('a saved profile', () => {
   it('reads back as it was printed', () => {
-    const profile = new Profile(2, 3)
-    profile.add(Int32Array.of(0, 5, 4, 7))
-    profile.add(Int32Array.of(4, 1))
-    const read = parseProfile(profile.print(), 'p.json', 2, 3)
+    const profile = new Profile(2, 3, 'some "model"')
+    profile.add(Int32Array.of(0, 5, -1, 4, 7, 1))
+    profile.add(Int32Array.of(4, 1, 0))
+    const read = parseProfile(profile.print(), 'p.json', profile)
     expect([...(read as Profile).counts]).toEqual([5, 0, 0, 0, 8, 0])
   })
 
@@ -169,16 +170,21 @@ describe('a saved profile', () => {
       ['null', /version 1/],
       ['{"version":2,"tokens":[[1,2],[3,4]]}', /version 1/],
       ['{"version":1,"tokens":{"length":2}}', /version 1/],
-      ['{"version":1,"tokens":[[1,2]]}', /another model.*2 MoE layers of 2 experts/],
-      ['{"version":1,"tokens":[[1,2],[3]]}', /another model/],
-      ['{"version":1,"tokens":[[1,2],"34"]}', /another model/],
-      ['{"version":1,"tokens":[[1,2],[3,-4]]}', /layer 1, expert 1: expected a count/],
-      ['{"version":1,"tokens":[[1,[2]],[3,4]]}', /layer 0, expert 1: expected a count/],
-      ['{"version":1,"tokens":[[1,2],[3,1e400]]}', /layer 1, expert 1: expected a count/],
+      ['{"version":1,"model":"m","tokens":[[1,2]]}', /another model.*2 MoE layers of 2 experts/],
+      ['{"version":1,"model":"m","tokens":[[1,2],[3]]}', /another model/],
+      ['{"version":1,"model":"m","tokens":[[1,2],"34"]}', /another model/],
+      ['{"version":1,"model":"n","tokens":[[1,2],[3,4]]}', /another model.*its config is m/],
+      ['{"version":1,"tokens":[[1,2],[3,4]]}', /another model/],
+      ['{"version":1,"model":"m","tokens":[[1,2],[3,-4]]}', /layer 1, expert 1: expected a count/],
+      ['{"version":1,"model":"m","tokens":[[1,[2]],[3,4]]}', /layer 0, expert 1: expected a count/],
+      [
+        '{"version":1,"model":"m","tokens":[[1,2],[3,1e400]]}',
+        /layer 1, expert 1: expected a count/,
+      ],
       [`[${' '.repeat(2 ** 26)}]`, /too large/],
     ]
     for (const [text, why] of refused) {
-      const read = parseProfile(text, 'p.json', 2, 2)
+      const read = parseProfile(text, 'p.json', new Profile(2, 2, 'm'))
       expect(read).toEqual({ problem: expect.stringMatching(why) })
       expect(read).toEqual({ problem: expect.stringMatching(/^p\.json: [^\n]+$/) })
     }
@@ -216,12 +222,14 @@ function walk(
 function missesOf(trace: Trace, slots: number, name: string): number {
   const of = { moeLayers: trace.layers.length, experts: trace.experts, topK: trace.topK, slots }
   const device = new CacheDevice(of.experts, slots).touchAll()
-  const counts = newCounts(of.moeLayers)
+  const counts = newLayerCounts(of.moeLayers)
   const cache = new SlotCache(of, policyOf(name, of), counts)
   let misses = 0
   walk(trace, (layer, wanted, isDecode) => {
     const before = counts.misses[layer] ?? 0
-    const uses = Int32Array.from(wanted.flatMap(([index, n]) => [layer * of.experts + index, n]))
+    const uses = Int32Array.from(
+      wanted.flatMap(([index, n]) => [layer * of.experts + index, n, -1]),
+    )
     const indices = wanted.map(([index]) => index)
     visit(cache, device, layer, indices, 1, uses)
     if (isDecode) misses += (counts.misses[layer] ?? 0) - before

@@ -14,11 +14,11 @@ import {
   UseField,
 } from '../native/index.js'
 import { MappedCache } from '../src/cache/cache.js'
+import { newLayerCounts } from '../src/cache/counts.js'
 import { LfuPolicy } from '../src/cache/lfu.js'
 import { nowhere, placeOf, Tier } from '../src/cache/place.js'
 import { SlotCache } from '../src/cache/slotcache.js'
 import { type Stage, step } from '../src/engine/step.js'
-import { newCounts } from './cachedevice.js'
 import { codeOf, type DeviceFixture } from './devicefixture.js'
 import { batchOf, outcomeOf } from './models.js'
 
@@ -201,8 +201,8 @@ export function slotSuite(fixture: DeviceFixture): void {
         device,
         cache:
           slots === null
-            ? new MappedCache(shape.experts)
-            : new SlotCache(cacheShape, new LfuPolicy(cacheShape), newCounts(moeLayers)),
+            ? new MappedCache(shape.experts, newLayerCounts(moeLayers))
+            : new SlotCache(cacheShape, new LfuPolicy(cacheShape), newLayerCounts(moeLayers)),
         firstMoeLayer: shape.firstMoeLayer,
         stop,
         events: new Int32Array(16 * EventField.count),

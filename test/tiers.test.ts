@@ -26,6 +26,8 @@ function bits(wishes: OpenWishes, ids: readonly number[]): string {
   return JSON.stringify([emissions, Buffer.from(weights.buffer).toString('hex')])
 }
 
+const total = (values: Float64Array) => values.reduce((sum, value) => sum + value, 0)
+
 const direct = (share: number, more: OpenWishes = {}): OpenWishes => ({
   loadMode: 'direct',
   expertRam: { share },
@@ -67,6 +69,28 @@ describe('the same bits', () => {
     expect(bits(direct(0.1, { stepTokens: 130 }), ids)).toBe(whole)
   })
 
+  it('of sweeps that look ahead, while reads are late by chance', () => {
+    const ids = Array.from({ length: 700 }, (_, index) => long[index % long.length] ?? 0)
+    const request = () => requestOf(ids, { maxTokens: 4, topLogprobs: 2 })
+    const whole = driveOne(ringTiny, { loadMode: 'mapped', threads: 2 }, request())
+    const pace = { bytesPerSecond: 4e8, latencySeconds: 1e-3, depth: 8, jitter: 1, seed: 9 }
+    for (const share of [0.04, 0.1, 0.5]) {
+      for (const policy of ['lfu', 'random:5']) {
+        const wishes = direct(share, { policy, stepTokens: 140, reads: { pace } })
+        withModel(ringTiny, wishes, (model) => {
+          const [driven] = drive(model, [request()])
+          expect(driven?.emissions).toEqual(whole.emissions)
+          const { ahead, aheadHits, aheadWasted, misses } = model.counters.layers
+          // Five sweeps, each with four layers that may be looked ahead to.
+          expect(total(ahead)).toBeGreaterThanOrEqual(20)
+          expect(ahead[0]).toBe(0)
+          const needed = total(misses) + total(aheadHits)
+          expect(total(aheadWasted)).toBeLessThanOrEqual(0.02 * needed)
+        })
+      }
+    }
+  })
+
   it('of two sequences that share the slots', () => {
     const both = (wishes: OpenWishes) =>
       withModel(ringTiny, { ...wishes, sequences: 2 }, (model) =>
@@ -82,7 +106,6 @@ describe('what is counted', () => {
   it('one miss for each expert when all have a slot, and hits from then on', () => {
     withModel(ringTiny, direct(1), (model) => {
       const { layers } = model.counters
-      const total = (values: Float64Array) => values.reduce((sum, value) => sum + value, 0)
       drive(model, [requestOf(chat, { maxTokens: 24 })])
       const first = total(layers.misses)
       expect(first).toBeGreaterThan(0)

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -19,6 +20,8 @@ namespace {
 
 // Ring-1T has about a hundred shards; 4,096 leaves room for several models in one process.
 constexpr int kGuardsMax = 4096;
+// Pages about which the system is asked at once: so many cost hardly more than one.
+constexpr uintptr_t kPagesAtOnce = 64;
 
 struct Guard {
   std::atomic<uintptr_t> begin{0};
@@ -81,6 +84,17 @@ int guard_range(const uint8_t* data, uint64_t bytes) {
   return -1;
 }
 
+// As the system judges it before it tells which pages of a file lie in memory.
+bool may_know(const std::string& path, const struct stat& facts) {
+  return facts.st_uid == geteuid() || faccessat(AT_FDCWD, path.c_str(), W_OK, AT_EACCESS) == 0;
+}
+
+bool pages_are_in_memory(uintptr_t first, uintptr_t count) {
+  unsigned char states[kPagesAtOnce];
+  if (mincore(reinterpret_cast<void*>(first), count * page_bytes, states) != 0) return false;
+  return std::all_of(states, states + count, [](unsigned char state) { return (state & 1) != 0; });
+}
+
 void release_guard(int index) {
   if (index < 0) return;
   const std::lock_guard<std::mutex> lock(guards_mutex);
@@ -94,7 +108,8 @@ FileMap::FileMap(FileMap&& other) noexcept
       data_(std::exchange(other.data_, nullptr)),
       bytes_(std::exchange(other.bytes_, 0)),
       descriptor_(std::exchange(other.descriptor_, -1)),
-      guard_(std::exchange(other.guard_, -1)) {}
+      guard_(std::exchange(other.guard_, -1)),
+      tells_residency_(other.tells_residency_) {}
 
 FileMap::~FileMap() {
   release_guard(guard_);
@@ -123,6 +138,7 @@ Status FileMap::open(const std::string& path, uint64_t bytes) {
   }
   data_ = static_cast<const uint8_t*>(address);
   bytes_ = bytes;
+  tells_residency_ = may_know(path, facts);
   guard_ = guard_range(data_, bytes_);
   if (guard_ < 0) return failure(Code::out_of_memory, "more than %d files are mapped", kGuardsMax);
   return {};
@@ -135,6 +151,20 @@ int64_t FileMap::size_now() const {
 
 int64_t FileMap::unreadable() const {
   return guard_ < 0 ? -1 : guards[guard_].unreadable.load(std::memory_order_acquire);
+}
+
+bool is_in_memory(const uint8_t* data, uint64_t bytes, int most) {
+  if (bytes == 0) return true;
+  const auto begin = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t first = begin / page_bytes;
+  const uintptr_t pages = (begin + bytes - 1) / page_bytes - first + 1;
+  if (pages <= kPagesAtOnce) return pages_are_in_memory(first * page_bytes, pages);
+  const auto count = static_cast<uintptr_t>(most);
+  for (uintptr_t i = 0; i < count; ++i) {
+    const uintptr_t page = first + pages * (2 * i + 1) / (2 * count);
+    if (!pages_are_in_memory(page * page_bytes, 1)) return false;
+  }
+  return true;
 }
 
 }  // namespace ring

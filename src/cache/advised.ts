@@ -1,41 +1,40 @@
 // Mapped experts with a budget: the budget is advice to the system. A ghost, a cache of numbers only,
 // decides which experts would have slots; what it would load the system is told to read, what it would
 // evict the system is told it may drop. Every expert has its place in the map all the while, so what
-// is computed does not depend on any of this, and whether the system obeyed only a probe can tell.
-// What may surprise: a device over maps says nothing of what layers routed to, so the layers are taken
-// from `place`, and the device must stop at each (lockstep).
+// is computed does not depend on any of this, and whether the system obeyed only a probe can tell:
+// hits are counted as of any mapped expert, not as the ghost sees them. What may surprise: advice is
+// given at `place`, so the device must stop at each layer (lockstep).
 import { type Cache, MappedCache, type Plan } from './cache.js'
-import type { LayerCounts } from './counts.js'
-import { type Expert, expertOf, nowhere, placeOf, slotOf, Tier } from './place.js'
+import { type LayerCounts, newLayerCounts } from './counts.js'
+import { type Expert, nowhere, placeOf, slotOf, Tier } from './place.js'
 import type { CacheShape, Policy } from './policy.js'
-import { EventField, EventKind, OrderField, Orders, Urgency, UseField } from './records.js'
+import { EventField, EventKind, OrderField, Orders, Urgency } from './records.js'
 import { SlotCache } from './slotcache.js'
 
 export class AdvisedCache implements Cache {
-  readonly #shape: CacheShape
   readonly #mapped: MappedCache
   readonly #ghost: SlotCache
   /** [ghost slot] its expert, or -1 */
   readonly #expertIn: Int32Array
   readonly #advice = new Orders()
-  readonly #uses: Int32Array
   readonly #event = new Int32Array(EventField.count)
 
   constructor(shape: CacheShape, policy: Policy, counts: LayerCounts) {
-    this.#shape = shape
-    this.#mapped = new MappedCache(shape.experts)
-    this.#ghost = new SlotCache(shape, policy, counts)
+    const { evictions } = counts
+    this.#mapped = new MappedCache(shape.experts, counts)
+    this.#ghost = new SlotCache(shape, policy, { ...newLayerCounts(shape.moeLayers), evictions })
     this.#expertIn = new Int32Array(shape.slots).fill(-1)
-    this.#uses = new Int32Array(shape.experts * UseField.count)
     for (let slot = 0; slot < shape.slots; slot += 1) this.#tell(EventKind.touched, -1, slot)
   }
 
-  used(): void {}
+  used(records: Int32Array): void {
+    this.#mapped.used(records)
+    this.#ghost.used(records)
+  }
 
   settle(): void {}
 
   place(moeLayer: number, wanted: Int32Array, stepTokens: number): Plan {
-    this.#route(moeLayer, wanted, stepTokens)
     this.#advice.clear()
     for (let left = wanted; left.length > 0; ) {
       const plan = this.#ghost.place(moeLayer, left, stepTokens)
@@ -45,17 +44,6 @@ export class AdvisedCache implements Cache {
       left = left.filter((_, at) => isWaiting[at] === 1)
     }
     return { places: this.#mapped.place(moeLayer, wanted).places, orders: this.#advice.records }
-  }
-
-  /** The ghost hears what the layer wants, every expert for the same share of the tokens. */
-  #route(moeLayer: number, wanted: Int32Array, stepTokens: number): void {
-    const { experts, topK } = this.#shape
-    const tokens = Math.max(1, Math.floor((stepTokens * topK) / wanted.length))
-    for (const [at, index] of wanted.entries()) {
-      this.#uses[at * UseField.count + UseField.expert] = expertOf(moeLayer, index, experts)
-      this.#uses[at * UseField.count + UseField.tokens] = tokens
-    }
-    this.#ghost.used(this.#uses.subarray(0, wanted.length * UseField.count))
   }
 
   /** What the ghost orders arrives at once, and becomes advice. */

@@ -23,7 +23,10 @@ export function createPolicy(
   if (name === 'sweep') return new SweepPolicy(shape)
   if (name === 'pinned') {
     if (profile !== null) return new PinnedPolicy(shape, profile)
-    return { problem: 'the policy pinned needs a saved profile of which experts are used' }
+    return {
+      problem:
+        'the policy pinned needs a saved profile of which experts are used (--profile; --save-profile makes one)',
+    }
   }
   const seed = /^random:(\d{1,9})$/.exec(name)?.[1]
   if (seed !== undefined) return new RandomPolicy(shape, Number(seed))

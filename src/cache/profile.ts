@@ -1,6 +1,6 @@
 // A saved profile: how many tokens each expert served, so that a later run can pin what is used most.
 // One JSON object. It may come from anywhere, so nothing of it is used before its size and every count
-// have been checked, and a profile of another shape of model is refused.
+// have been checked, and a profile of another model is refused.
 import { UseField } from './records.js'
 
 /** Digits and a comma for every expert of the largest model, and more would not be one. */
@@ -12,18 +12,28 @@ export interface Problem {
   readonly problem: string
 }
 
-export class Profile {
+/** What a profile is of. */
+export interface ProfiledModel {
+  readonly moeLayers: number
+  /** In each layer. */
+  readonly experts: number
+  /** Text that two models do not share. */
+  readonly model: string
+}
+
+export class Profile implements ProfiledModel {
   /** [expert of the model] tokens */
   readonly counts: Float64Array
 
   constructor(
     readonly moeLayers: number,
     readonly experts: number,
+    readonly model = '',
   ) {
     this.counts = new Float64Array(moeLayers * experts)
   }
 
-  /** Records [expert, tokens]. */
+  /** Records [UseField.count]. */
   add(records: Int32Array): void {
     for (let at = 0; at < records.length; at += UseField.count) {
       const expert = records[at + UseField.expert] ?? 0
@@ -32,22 +42,18 @@ export class Profile {
   }
 
   print(): string {
-    const { moeLayers, experts } = this
+    const { model, moeLayers, experts } = this
     const layers = Array.from({ length: moeLayers }, (_, layer) => [
       ...this.counts.subarray(layer * experts, (layer + 1) * experts),
     ])
     const lines = layers.map((counts) => `    ${JSON.stringify(counts)}`)
-    return `{\n  "version": 1,\n  "tokens": [\n${lines.join(',\n')}\n  ]\n}\n`
+    const head = `"version": 1,\n  "model": ${JSON.stringify(model)}`
+    return `{\n  ${head},\n  "tokens": [\n${lines.join(',\n')}\n  ]\n}\n`
   }
 }
 
 /** `file` is for the message. */
-export function parseProfile(
-  text: string,
-  file: string,
-  moeLayers: number,
-  experts: number,
-): Profile | Problem {
+export function parseProfile(text: string, file: string, of: ProfiledModel): Profile | Problem {
   if (text.length > largestBytes) return { problem: `${file}: too large for an expert profile` }
   let json: unknown
   try {
@@ -55,19 +61,21 @@ export function parseProfile(
   } catch {
     return { problem: `${file}: expected an expert profile, found no JSON` }
   }
-  const { version, tokens } = fieldsOf(json)
+  const { version, model, tokens } = fieldsOf(json)
   if (version !== 1 || !Array.isArray(tokens)) {
     return { problem: `${file}: expected an expert profile of version 1, found something else` }
   }
-  const profile = new Profile(moeLayers, experts)
+  const { moeLayers, experts } = of
   const fits =
+    model === of.model &&
     tokens.length === moeLayers &&
     tokens.every((layer) => Array.isArray(layer) && layer.length === experts)
   if (!fits) {
     return {
-      problem: `${file}: a profile of another model; this one has ${moeLayers} MoE layers of ${experts} experts`,
+      problem: `${file}: a profile of another model; this one has ${moeLayers} MoE layers of ${experts} experts, and its config is ${of.model}`,
     }
   }
+  const profile = new Profile(moeLayers, experts, of.model)
   for (const [expert, count] of tokens.flat().entries()) {
     if (!isCount(count)) {
       const place = `layer ${Math.floor(expert / experts)}, expert ${expert % experts}`
@@ -78,7 +86,7 @@ export function parseProfile(
   return profile
 }
 
-function fieldsOf(json: unknown): { version?: unknown; tokens?: unknown } {
+function fieldsOf(json: unknown): { version?: unknown; model?: unknown; tokens?: unknown } {
   return typeof json === 'object' && json !== null ? json : {}
 }
 

@@ -2,8 +2,11 @@
 // written into. The numbers are repeated from the native contract, and a test holds the two together.
 import { type Expert, nowhere, type Place } from './place.js'
 
-/** What layers routed to: an expert, and for how many tokens of the step. */
-export const UseField = { expert: 0, tokens: 1, count: 2 } as const
+/**
+ * What layers routed to: an expert, for how many tokens of the step, and whether it lay in memory then:
+ * 1 yes, 0 no, -1 nobody can tell.
+ */
+export const UseField = { expert: 0, tokens: 1, resident: 2, count: 3 } as const
 
 export const EventField = { kind: 0, expert: 1, to: 2, code: 3, count: 4 } as const
 /** After `failed` and `cancelled` the slot is free; `touched`: it may be used from now on. */

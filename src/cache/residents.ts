@@ -16,7 +16,10 @@ export class Residents {
   readonly #sweepFloors: Int32Array
   /** Experts that may be loading at once in place of some that the same visit has computed. */
   readonly #decodeStream: number
-  readonly #sweepStream: number
+  /** The same in sweeps: slots that no layer keeps. */
+  readonly sweepStream: number
+  /** Guesses that came to nothing, for whoever takes them away. */
+  readonly wasted: Expert[] = []
   /** [MoE layer] experts given up */
   readonly #evictions: Float64Array
   /** [expert of the model] the call that wanted it last */
@@ -33,10 +36,12 @@ export class Residents {
   #call = 0
   #search = 0
   #sparesAwaited = true
+  #sparesPinned = false
   readonly #mayLeave = (expert: Expert): boolean =>
     this.table.stateOf(expert) === SlotState.ready &&
     this.#wantedAt[expert] !== this.#call &&
-    !(this.#sparesAwaited && this.#awaited[expert] === 1)
+    !(this.#sparesAwaited && this.#awaited[expert] === 1) &&
+    !(this.#sparesPinned && this.#policy.isPinned?.(expert) === true)
 
   constructor(shape: CacheShape, policy: Policy, evictions: Float64Array) {
     const { moeLayers, experts, topK, slots } = shape
@@ -46,7 +51,7 @@ export class Residents {
     this.#decodeFloors = decodeFloors(slots, moeLayers, topK)
     this.#sweepFloors = sweepFloors(slots, moeLayers)
     this.#decodeStream = Math.max(streamLeast, topK)
-    this.#sweepStream = slots - this.#sweepFloors.reduce((sum, floor) => sum + floor, 0)
+    this.sweepStream = slots - this.#sweepFloors.reduce((sum, floor) => sum + floor, 0)
     this.#evictions = evictions
     this.#wantedAt = new Float64Array(moeLayers * experts)
     this.#awaited = new Uint8Array(moeLayers * experts)
@@ -57,7 +62,7 @@ export class Residents {
     this.#experts = experts
   }
 
-  /** A layer has routed: records [expert, tokens], rising. */
+  /** A layer has routed: records [UseField.count], rising. */
   used(moeLayer: number, records: Int32Array, count: number, isSweep: boolean): void {
     this.#policy.used(moeLayer, records, count, isSweep)
     this.#sweep.used(moeLayer, records, count)
@@ -66,9 +71,16 @@ export class Residents {
     for (let at = 0; at < count * UseField.count; at += UseField.count) {
       this.#routedAt[records[at + UseField.expert] ?? 0] = routing
     }
-    if ((this.#awaitedOf[moeLayer] ?? 0) === 0) return
-    this.#awaited.fill(0, moeLayer * this.#experts, (moeLayer + 1) * this.#experts)
-    this.#awaitedOf[moeLayer] = 0
+    if (this.awaitedOf(moeLayer) > 0) this.#endAwaiting(moeLayer, routing)
+  }
+
+  /** Experts of the layer that are or were loading as guesses since it routed last. */
+  awaitedOf(moeLayer: number): number {
+    return this.#awaitedOf[moeLayer] ?? 0
+  }
+
+  isAwaited(expert: Expert): boolean {
+    return this.#awaited[expert] === 1
   }
 
   /** What was wanted until now may leave again. */
@@ -103,6 +115,16 @@ export class Residents {
     this.#forgetAwaited(expert)
   }
 
+  #endAwaiting(moeLayer: number, routing: number): void {
+    const first = moeLayer * this.#experts
+    for (let expert = first; expert < first + this.#experts; expert += 1) {
+      if (this.#awaited[expert] !== 1) continue
+      this.#awaited[expert] = 0
+      if (this.#routedAt[expert] !== routing) this.wasted.push(expert as Expert)
+    }
+    this.#awaitedOf[moeLayer] = 0
+  }
+
   #enter(expert: Expert, slot: number, isAhead: boolean): void {
     this.table.load(slot, expert, isAhead)
     this.#policy.entered(expert)
@@ -117,17 +139,18 @@ export class Residents {
     // A sweep goes on all the same: what it has computed it does not want again.
     if (this.table.cold > 0 && !isSweep) return -1
     this.#sparesAwaited = true
-    let victim = this.#victim(moeLayer, isSweep)
+    this.#sparesPinned = isAhead
+    let victim = this.#victim(moeLayer, isSweep, isAhead)
     if (victim < 0 && !isAhead) {
       // Guesses that nobody has asked for yet stand behind what is wanted now.
       this.#sparesAwaited = false
-      victim = this.#victim(moeLayer, isSweep)
+      victim = this.#victim(moeLayer, isSweep, isAhead)
     }
     return victim < 0 ? -1 : this.#giveUp(victim as Expert)
   }
 
   /** A layer below its floor takes from those above theirs; at its floor it competes with itself. */
-  #victim(moeLayer: number, isSweep: boolean): number {
+  #victim(moeLayer: number, isSweep: boolean, isAhead: boolean): number {
     const policy = isSweep ? this.#sweep : this.#policy
     const floors = isSweep ? this.#sweepFloors : this.#decodeFloors
     const isOwnFirst = !isSweep && (this.table.held[moeLayer] ?? 0) >= (floors[moeLayer] ?? 0)
@@ -136,7 +159,9 @@ export class Residents {
       return own >= 0 ? own : this.#surplusVictim(moeLayer, policy, floors)
     }
     const surplus = this.#surplusVictim(moeLayer, policy, floors)
-    return surplus >= 0 ? surplus : this.#ownVictim(moeLayer, isSweep)
+    // A sweep that looks ahead wants all of the next layer alike: nothing there gives way to a guess.
+    if (surplus >= 0 || (isSweep && isAhead)) return surplus
+    return this.#ownVictim(moeLayer, isSweep)
   }
 
   /**
@@ -147,7 +172,7 @@ export class Residents {
     const victim = (isSweep ? this.#sweep : this.#policy).victim(moeLayer, this.#mayLeave)
     if (victim < 0) return -1
     const isOfThisVisit = this.#routedAt[victim] === this.#lastRouting[moeLayer]
-    const stream = isSweep ? this.#sweepStream : this.#decodeStream
+    const stream = isSweep ? this.sweepStream : this.#decodeStream
     return isOfThisVisit && this.table.loading >= stream ? -1 : victim
   }
 

@@ -4,7 +4,7 @@
 // Residents whose orders come `from` this one; what stands below this file does not know how many
 // there are.
 import type { Cache, Plan } from './cache.js'
-import type { LayerCounts } from './counts.js'
+import { increase, type LayerCounts } from './counts.js'
 import { type Expert, expertOf, nowhere, type Place, placeOf, slotOf, Tier } from './place.js'
 import type { CacheShape, Policy } from './policy.js'
 import { EventField, EventKind, Orders, Urgency, UseField } from './records.js'
@@ -62,6 +62,7 @@ export class SlotCache implements Cache {
   place(moeLayer: number, wanted: Int32Array, stepTokens: number): Plan {
     this.#endRouting()
     this.#orders.clear()
+    this.#withdrawWasted()
     this.#residents.beginCall()
     for (const index of wanted) this.#residents.want(this.#expert(moeLayer, index))
     if (stepTokens > unorderedTokens) this.#placeInOrder(moeLayer, wanted)
@@ -78,11 +79,7 @@ export class SlotCache implements Cache {
     this.#endRouting()
     this.#orders.clear()
     for (const guess of experts) {
-      const expert = guess as Expert
-      if (this.#isHeld(expert)) continue
-      const slot = this.#residents.admit(expert, false, true)
-      if (slot < 0) break
-      this.#orders.load(expert, placeOf(Tier.ram, slot), Urgency.ahead)
+      if (!this.#isHeld(guess as Expert) && !this.#guess(guess as Expert, false)) break
     }
     return this.#orders.records
   }
@@ -90,12 +87,7 @@ export class SlotCache implements Cache {
   /** Orders that cancel those of the experts that are still loading as guesses. */
   withdraw(experts: Int32Array): Int32Array {
     this.#orders.clear()
-    for (const guess of experts) {
-      const expert = guess as Expert
-      if (this.#table.stateOf(expert) !== SlotState.ahead) continue
-      this.#orders.load(expert, this.#placeOf(expert), Urgency.cancel)
-      this.#table.withdraw(expert)
-    }
+    for (const guess of experts) this.#withdraw(guess as Expert)
     return this.#orders.records
   }
 
@@ -150,7 +142,8 @@ export class SlotCache implements Cache {
     }
     if (reached === 0 && !this.#isHeld(this.#expert(moeLayer, wanted[0])))
       reached = this.#displaceLatest(moeLayer, wanted)
-    let loads = this.#loadsToPlace(moeLayer, wanted, reached)
+    const goesOn = reached < wanted.length || this.#loadNext(moeLayer + 1)
+    let loads = this.#loadsToPlace(moeLayer, wanted, reached, goesOn)
     for (let at = 0; at < reached; at += 1) {
       const expert = this.#expert(moeLayer, wanted[at])
       if (this.#isComing(expert)) {
@@ -161,13 +154,28 @@ export class SlotCache implements Cache {
     }
   }
 
-  /** As in holdBack: all that are on their way when everything fits, else half. */
-  #loadsToPlace(moeLayer: number, wanted: Int32Array, reached: number): number {
+  /**
+   * All is on its way, and nearly all of the next layer will be wanted too: its first experts follow
+   * into the slots that stream, so that the drive works while this layer ends and the next attends.
+   * Returns whether more would follow if there were slots.
+   */
+  #loadNext(moeLayer: number): boolean {
+    if (moeLayer >= this.#shape.moeLayers) return false
+    for (let index = 0; index < this.#shape.experts; index += 1) {
+      if (this.#residents.awaitedOf(moeLayer) >= this.#residents.sweepStream) return false
+      const expert = this.#expert(moeLayer, index)
+      if (!this.#isHeld(expert) && !this.#guess(expert, true)) return true
+    }
+    return false
+  }
+
+  /** As in holdBack: half of what is on its way while more is to follow, else all. */
+  #loadsToPlace(moeLayer: number, wanted: Int32Array, reached: number, goesOn: boolean): number {
     let loads = 0
     for (let at = 0; at < reached; at += 1) {
       if (this.#isComing(this.#expert(moeLayer, wanted[at]))) loads += 1
     }
-    return reached === wanted.length ? loads : Math.ceil(loads / 2)
+    return goesOn ? Math.ceil(loads / 2) : loads
   }
 
   /** All slots hold experts that come later in this sweep: the one that comes last gives way. */
@@ -195,6 +203,31 @@ export class SlotCache implements Cache {
     return true
   }
 
+  /** Reads an expert that nobody has asked for, if it can have a slot. */
+  #guess(expert: Expert, isSweep: boolean): boolean {
+    const slot = this.#residents.admit(expert, isSweep, true)
+    if (slot < 0) return false
+    this.#orders.load(expert, placeOf(Tier.ram, slot), Urgency.ahead)
+    increase(this.#counts.ahead, this.#table.layerOf(expert))
+    return true
+  }
+
+  #withdraw(expert: Expert): void {
+    if (this.#table.stateOf(expert) !== SlotState.ahead) return
+    this.#orders.load(expert, this.#placeOf(expert), Urgency.cancel)
+    this.#table.withdraw(expert)
+  }
+
+  /** Guesses whose layers have routed elsewhere: what is still loading need not go on. */
+  #withdrawWasted(): void {
+    const { wasted } = this.#residents
+    for (const expert of wasted) {
+      increase(this.#counts.aheadWasted, this.#table.layerOf(expert))
+      this.#withdraw(expert)
+    }
+    wasted.length = 0
+  }
+
   /** Collects what one layer routed to, and passes on the layer before. */
   #hear(expert: Expert, tokens: number): void {
     const layer = this.#table.layerOf(expert)
@@ -217,13 +250,13 @@ export class SlotCache implements Cache {
   }
 
   #count(expert: Expert): void {
-    const { requests, hits, misses } = this.#counts
+    const { requests, hits, misses, aheadHits } = this.#counts
     const layer = this.#table.layerOf(expert)
     const state = this.#table.stateOf(expert)
     const isHit = state === SlotState.ready || state === SlotState.demanded
-    const outcome = isHit ? hits : misses
-    requests[layer] = (requests[layer] ?? 0) + 1
-    outcome[layer] = (outcome[layer] ?? 0) + 1
+    increase(requests, layer)
+    increase(isHit ? hits : misses, layer)
+    if (isHit && this.#residents.isAwaited(expert)) increase(aheadHits, layer)
   }
 
   #expert(moeLayer: number, index: number | undefined): Expert {

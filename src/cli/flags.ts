@@ -27,6 +27,8 @@ export interface SharedFlags {
   readonly expertVram?: Budget
   readonly loadMode: 'auto' | 'mapped' | 'direct'
   readonly policy?: string
+  readonly profile?: string
+  readonly saveProfile?: string
   readonly prefetch: 'auto' | 'on' | 'off'
   readonly threads?: number
   readonly ctxSize?: number
@@ -135,6 +137,12 @@ export function addSharedFlags(command: Command): Command {
       .choices(['auto', 'mapped', 'direct'])
       .default('auto'),
     option('--policy <name>', 'which experts stay in memory', filled('the name of a policy')),
+    option('--profile <file>', 'what --policy pinned goes by', filled('the name of a file')),
+    option(
+      '--save-profile <file>',
+      'keep which experts are used, for --profile',
+      filled('the name of a file'),
+    ),
     option('--math <kind>', 'products; bf16 is faster and not exact')
       .choices(['f32', 'bf16'])
       .default('f32'),
@@ -335,6 +343,8 @@ export function wishesOf(flags: SharedFlags, sampleable?: number): EngineWishes 
     expertRam: flags.expertRam,
     loadMode: flags.loadMode,
     policy: flags.policy,
+    profile: flags.profile,
+    saveProfile: flags.saveProfile,
     tracePath: flags.trace,
     scores: scoresOf(flags),
     reads: {
@@ -381,6 +391,8 @@ export function idleFlags(flags: SharedFlags & Partial<DrawFlags>): string[] {
     flags.policy !== undefined && isUnbudgeted,
     'where all experts are mapped and no --expert-ram is given',
   )
+  const isPinned = flags.policy === 'pinned'
+  idle('--profile', flags.profile !== undefined && !isPinned, 'without --policy pinned')
   idle('--prefetch on', flags.prefetch === 'on')
   idle(
     '--trace-scores',

@@ -1,7 +1,7 @@
 // What a command says beside its data, on stderr: what was opened, what was decided without being
 // asked, how fast it went. Silent with --quiet; errors do not come through here.
 import type { EngineFacts } from '../engine/protocol.js'
-import type { RequestStats } from '../engine/stats.js'
+import type { RequestStats, Usage } from '../engine/stats.js'
 import { tell } from './failure.js'
 import { type DrawFlags, idleFlags, type SharedFlags } from './flags.js'
 
@@ -37,7 +37,7 @@ export class Log {
     }
   }
 
-  rates(stats: RequestStats): void {
+  rates(stats: RequestStats, { experts }: EngineFacts): void {
     const { promptTokens, completionTokens, firstTokenSeconds, decodeSeconds } = stats
     const prefill = rateOf(promptTokens, firstTokenSeconds)
     const decode = rateOf(completionTokens - 1, decodeSeconds)
@@ -45,7 +45,20 @@ export class Log {
       `prompt ${promptTokens} tokens${prefill === null ? '' : `, ${shortly(prefill)} per second`}; ` +
         `answer ${completionTokens} tokens${decode === null ? '' : `, ${shortly(decode)} per second`}`,
     )
+    const counted = countedHits(stats)
+    if (counted !== null) this.line(hitsLine(counted, experts.loadMode))
   }
+}
+
+/** Over the decode part; null where nothing was decoded, or the system tells of no page. */
+export function countedHits({ decode }: RequestStats): Usage | null {
+  return decode !== null && decode.requests > 0 ? decode : null
+}
+
+/** Of mapped experts nobody decides which stay: they are found in memory, or they are not. */
+function hitsLine({ requests, hits }: Usage, loadMode: 'mapped' | 'direct'): string {
+  const share = (hits / requests).toFixed(3)
+  return `experts: ${share} of ${requests} requests ${loadMode === 'direct' ? 'hit' : 'resident'}`
 }
 
 /** What was set aside, where experts live in slots: one line of sizes. */

@@ -1,9 +1,10 @@
 // The JSON object that `run --json` and `bench --json` end with. Its keys are a promise to scripts:
-// they may grow, never change. What was not measured is null, not a guess: nobody decides which mapped
-// experts stay in memory, and only `bench` knows what the drive can do.
+// they may grow, never change. What was not measured is null, not a guess: of mapped experts it is looked
+// at which lie in memory, where the system tells, but nobody counts what is read, and only `bench` knows
+// what the drive can do.
 import type { EngineFacts } from '../engine/protocol.js'
 import type { RequestStats, Usage } from '../engine/stats.js'
-import { rateOf } from './log.js'
+import { countedHits, rateOf } from './log.js'
 
 export interface RunFacts {
   readonly model: string
@@ -48,11 +49,13 @@ function usageReport({ stats, engine, ceiling }: RunFacts): Record<string, unkno
   const { experts: plan, expertBytes } = engine
   const isDirect = plan.loadMode === 'direct'
   const usage = isDirect ? stats.decode : null
+  const counted = countedHits(stats)
   return {
     experts: {
-      requests: usage?.requests ?? stats.expertRequests,
-      hits: { gpu: 0, ram: usage?.hits ?? null },
-      misses: usage?.misses ?? null,
+      requests: counted?.requests ?? stats.expertRequests,
+      hits: { gpu: 0, ram: counted?.hits ?? null },
+      hits_by: counted === null ? null : isDirect ? 'slots' : 'residency',
+      misses: counted?.misses ?? null,
       slots: { gpu: 0, ram: isDirect ? plan.slots : 0 },
       bytes_each: expertBytes,
     },

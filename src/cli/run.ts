@@ -70,5 +70,5 @@ function finish(
     })
     process.stdout.write(`${JSON.stringify(report)}\n`)
   }
-  log.rates(answer.ending.stats)
+  log.rates(answer.ending.stats, engine)
 }

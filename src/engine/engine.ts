@@ -79,6 +79,8 @@ export class Engine {
   readonly #exited: Promise<void>
   #facts: EngineFacts | null = null
   #fault: Error | null = null
+  /** Why something that was recorded could not be written. */
+  #unwritten: Error | null = null
 
   /** Starts the thread and opens the model in it. Throws ModelError when it cannot be opened. */
   static async open(folder: string, wishes: EngineWishes = {}): Promise<Engine> {
@@ -151,11 +153,15 @@ export class Engine {
     return generation
   }
 
-  /** Ends all requests and the thread. May be called again. */
+  /**
+   * Ends all requests and the thread. May be called again. Throws ModelError when what was recorded
+   * could not be written.
+   */
   async close(): Promise<void> {
     this.#cancelAll()
     this.#tell({ kind: 'close' })
     await this.#exited
+    if (this.#unwritten !== null) throw this.#unwritten
   }
 
   readonly #cancelAll = (): void => {
@@ -210,6 +216,9 @@ export class Engine {
         break
       case 'lost':
         this.#fault = new ModelError(message.message)
+        break
+      case 'unwritten':
+        this.#unwritten = new ModelError(message.message)
         break
       case 'token':
         this.#generations.get(message.slot)?.push(message.emission)

@@ -169,11 +169,13 @@ function combine(manifests: readonly (FileManifest | null)[]): TensorChecksums {
     filled += sums.length
     return { base, extents: head.extents, first: firstBlocks(head.extents) }
   })
-  const firstOf = (file: number, offset: number): number => {
+  const firstOf = (file: number, offset: number, bytes: number): number => {
     const part = parts[file] ?? null
     if (part === null) return -1
     const extent = extentAt(part.extents, offset)
-    return extent < 0 ? -1 : part.base + (part.first[extent] ?? 0)
+    // Of another length it is another tensor, with other and fewer or more blocks.
+    if (part.extents[2 * extent + 1] !== bytes) return -1
+    return part.base + (part.first[extent] ?? 0)
   }
   return { blocks, firstOf }
 }

@@ -37,6 +37,7 @@ import {
 } from './layout.js'
 import { loadManifest } from './manifest.js'
 import { availableBytes } from './memory.js'
+import { newProfile, profiledModel, readProfile } from './profilefile.js'
 import { type EngineCounters, newCounters } from './stats.js'
 import type { Stage } from './step.js'
 import { packTensors, type TensorTables } from './tables.js'
@@ -61,6 +62,10 @@ export interface OpenWishes extends LayoutWishes, BudgetWishes {
   readonly ropeScaling?: { readonly factor: number } | undefined
   /** Which experts stay in slots: the name of a policy. */
   readonly policy?: string | undefined
+  /** The file of the profile that the policy `pinned` goes by. */
+  readonly profile?: string | undefined
+  /** Where a profile shall be written in the end: it is kept from the start, and whoever closes writes it. */
+  readonly saveProfile?: string | undefined
   /** Words over shared memory, Control.cancel + sequences of them; absent: this thread's own. */
   readonly control?: Int32Array | undefined
 }
@@ -80,8 +85,11 @@ export function openModel(folder: string, wishes: OpenWishes = {}): OpenModel {
   const counters = newCounters(config.layers - config.firstMoeLayer)
   const manifest =
     experts.loadMode === 'direct' ? loadManifest(checkpoint) : { checksums: null, note: null }
-  // Before anything is read: a policy that does not exist is a mistake of the person.
+  // Before anything is read: a policy or a file that does not exist is a mistake of the person.
   const cache = cacheOf(checkpoint, experts, wishes, counters)
+  const { saveProfile } = wishes
+  const profile =
+    saveProfile === undefined ? null : newProfile(saveProfile, profiledModel(checkpoint))
   const isAdvised = experts.loadMode === 'mapped' && experts.slots > 0
   const device = createDevice()
   openDevice(device, {
@@ -89,7 +97,7 @@ export function openModel(folder: string, wishes: OpenWishes = {}): OpenModel {
     files: filesOf(checkpoint, wishes.reads?.mirrors ?? []),
     tables: packTensors(checkpoint, manifest.checksums ?? undefined),
     plan,
-    // Where nobody tells what layers route to, the device stops at each.
+    // Advice is given where the device stops.
     wishes: isAdvised ? { ...wishes, lockstep: true } : wishes,
     slots: experts.loadMode === 'direct' ? experts.slots : 0,
     control,
@@ -98,6 +106,7 @@ export function openModel(folder: string, wishes: OpenWishes = {}): OpenModel {
   const stage: Stage = {
     device,
     cache,
+    profile,
     firstMoeLayer: config.firstMoeLayer,
     stop: new Int32Array(StopField.experts + config.experts),
     events: new Int32Array(recordsAtOnce * EventField.count),
@@ -132,9 +141,12 @@ function cacheOf(
   counters: EngineCounters,
 ): Cache {
   const { experts, layers, firstMoeLayer, topK } = checkpoint.config
-  if (plan.slots === 0) return new MappedCache(experts)
+  if (plan.slots === 0) return new MappedCache(experts, counters.layers)
   const shape = { moeLayers: layers - firstMoeLayer, experts, topK, slots: plan.slots }
-  const policy = createPolicy(wishes.policy ?? defaultPolicy, shape)
+  const name = wishes.policy ?? defaultPolicy
+  const isProfiled = name === 'pinned' && wishes.profile !== undefined
+  const profile = isProfiled ? readProfile(wishes.profile, profiledModel(checkpoint)) : null
+  const policy = createPolicy(name, shape, profile)
   if ('problem' in policy) throw new ModelError(`--policy: ${policy.problem}`)
   return plan.loadMode === 'mapped'
     ? new AdvisedCache(shape, policy, counters.layers)

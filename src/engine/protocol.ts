@@ -43,5 +43,7 @@ export type FromWorker =
   | { readonly kind: 'refused'; readonly message: string }
   /** The device cannot go on; the thread ends all requests and itself. */
   | { readonly kind: 'lost'; readonly message: string }
+  /** What was recorded could not be written in the end. */
+  | { readonly kind: 'unwritten'; readonly message: string }
   | { readonly kind: 'token'; readonly slot: number; readonly emission: Emission }
   | { readonly kind: 'ending'; readonly slot: number; readonly ending: Ending }

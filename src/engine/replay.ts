@@ -233,7 +233,7 @@ export class ReplayDevice implements Device {
     const wanted = new Set(step.experts.subarray(first, first + step.tokens * topK))
     step.wanted = [...wanted].sort((a, b) => a - b)
     step.hasRouted = true
-    if (this.#slots !== null) this.#noteUses(step)
+    this.#noteUses(step)
   }
 
   #noteUses(step: ReplayedStep): void {
@@ -244,7 +244,9 @@ export class ReplayDevice implements Device {
       tokens.set(index, (tokens.get(index) ?? 0) + 1)
     }
     for (const index of step.wanted) {
-      this.#uses.push(this.#expertOf(step, index), tokens.get(index) ?? 0)
+      const expert = this.#expertOf(step, index)
+      const isReady = this.#slots?.isReady(expert)
+      this.#uses.push(expert, tokens.get(index) ?? 0, isReady === undefined ? -1 : Number(isReady))
     }
   }
 

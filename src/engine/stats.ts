@@ -2,7 +2,7 @@
 // by the device, read by everything that shows or prints figures; and what a request cost, taken as
 // the difference of two readings. Times are seconds.
 import { Counter } from '../../native/index.js'
-import type { LayerCounts } from '../cache/counts.js'
+import { type LayerCounts, newLayerCounts } from '../cache/counts.js'
 
 /** Everything that is counted while an engine is open. */
 export interface EngineCounters {
@@ -16,12 +16,7 @@ export function newCounters(moeLayers: number): EngineCounters {
     new Float64Array(new SharedArrayBuffer(count * Float64Array.BYTES_PER_ELEMENT))
   return {
     device: doubles(Counter.count),
-    layers: {
-      requests: doubles(moeLayers),
-      hits: doubles(moeLayers),
-      misses: doubles(moeLayers),
-      evictions: doubles(moeLayers),
-    },
+    layers: newLayerCounts(moeLayers, doubles),
   }
 }
 

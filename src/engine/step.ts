@@ -15,11 +15,14 @@ import {
 } from '../../native/index.js'
 import type { Cache } from '../cache/cache.js'
 import { nowhere } from '../cache/place.js'
+import type { Profile } from '../cache/profile.js'
 
 /** What a step needs besides its batch, created once. */
 export interface Stage {
   readonly device: Device
   readonly cache: Cache
+  /** Where it is kept which experts are used; null or absent: nowhere. */
+  readonly profile?: Profile | null
   readonly firstMoeLayer: number
   /** [StopField.experts + experts], filled by the device at every stop. */
   readonly stop: Int32Array
@@ -61,7 +64,7 @@ export function step(stage: Stage, batch: Batch, outcome: Outcome): Reason {
 }
 
 /** Tells the cache what has arrived, and what layers wanted, in this order. */
-function learn({ device, cache, events, uses }: Stage, patienceMs: number): void {
+function learn({ device, cache, profile, events, uses }: Stage, patienceMs: number): void {
   for (let wait = patienceMs; ; wait = 0) {
     const count = device.poll(events, wait)
     if (count > 0) cache.settle(events.subarray(0, count * EventField.count))
@@ -70,6 +73,7 @@ function learn({ device, cache, events, uses }: Stage, patienceMs: number): void
   for (;;) {
     const count = device.routed(uses)
     if (count > 0) cache.used(uses.subarray(0, count * UseField.count))
+    if (count > 0) profile?.add(uses.subarray(0, count * UseField.count))
     if (count * UseField.count < uses.length) break
   }
 }

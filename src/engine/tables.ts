@@ -9,6 +9,7 @@ import {
   TensorField,
 } from '../../native/index.js'
 import type { Checkpoint, Layer, Matrix } from '../model/checkpoint.js'
+import { dtypeBytes } from '../model/writer.js'
 
 export interface TensorTables {
   readonly tensors: Float64Array
@@ -24,8 +25,8 @@ const dtypes = { F8_E4M3: Dtype.f8_e4m3, BF16: Dtype.bf16, F32: Dtype.f32 } as c
 /** Checksums of a checkpoint's tensors, block after block, and where those of one begin. */
 export interface TensorChecksums {
   readonly blocks: Uint32Array
-  /** Index of the first block of the tensor at this place, or -1. */
-  firstOf(file: number, offset: number): number
+  /** Index of the first block of the tensor of so many bytes at this place; -1: none were recorded of it. */
+  firstOf(file: number, offset: number, bytes: number): number
 }
 
 const noChecksums: TensorChecksums = { blocks: new Uint32Array(0), firstOf: () => -1 }
@@ -103,7 +104,8 @@ function packRow(row: Float64Array, matrix: Matrix, checksums: TensorChecksums):
   row[TensorField.rows] = matrix.rows
   row[TensorField.columns] = matrix.columns
   row[TensorField.dtype] = dtypes[matrix.dtype]
-  row[TensorField.checksums] = checksums.firstOf(matrix.file, matrix.offset)
+  const bytes = matrix.rows * matrix.columns * dtypeBytes[matrix.dtype]
+  row[TensorField.checksums] = checksums.firstOf(matrix.file, matrix.offset, bytes)
   const { scale } = matrix
   if (scale === null) return
   row[TensorField.scale_kind] = ScaleKind[scale.kind]

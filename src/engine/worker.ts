@@ -8,6 +8,7 @@ import { ModelError } from '../model/error.js'
 import { inventory } from '../model/inventory.js'
 import { type Listener, Loop } from './loop.js'
 import { type OpenModel, openModel } from './open.js'
+import { writeProfile } from './profilefile.js'
 import type { EngineFacts, FromWorker, ToWorker, WorkerData } from './protocol.js'
 import { TraceRecorder } from './recorder.js'
 
@@ -91,18 +92,34 @@ function serve(model: OpenModel, recorder: TraceRecorder | null): void {
   }
 }
 
+/** Writes what was recorded; what came out before is good all the same. */
+function keep(write: () => void): void {
+  try {
+    write()
+  } catch (error) {
+    if (!(error instanceof ModelError)) throw error
+    send({ kind: 'unwritten', message: error.message })
+  }
+}
+
+function saveProfile({ stage }: OpenModel): void {
+  const { saveProfile: path } = wishes
+  if (path !== undefined && stage.profile) writeProfile(path, stage.profile)
+}
+
 const opened = open()
 if (opened !== null) {
   const { model, recorder } = opened
   send({ kind: 'ready', facts: factsOf(model) })
   try {
     serve(model, recorder)
-    recorder?.close()
+    keep(() => recorder?.close())
   } catch (error) {
     // A trace that cannot be written any more, on a full disk for instance.
     if (!(error instanceof ModelError)) throw error
     send({ kind: 'lost', message: error.message })
   } finally {
+    keep(() => saveProfile(model))
     model.close()
   }
 }

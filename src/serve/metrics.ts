@@ -114,7 +114,7 @@ function addEngine(registry: Registry, keeper: Keeper): void {
   counter('ring_engine_restarts_total', 'Engines lost and opened again', () => keeper.restarts)
   counter(
     'ring_expert_hits_total',
-    'Experts wanted that were in a slot',
+    'Experts wanted that were in a slot, or in mapped mode resident',
     usage(({ hits }) => hits),
     'ram',
   )

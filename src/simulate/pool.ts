@@ -2,7 +2,7 @@
 // the policy hears of all of them first, then those that are missing take slots in order. So it is
 // stricter than an engine in nothing, and no device, no time and no failure is in it. Two kinds: slots
 // and nothing else, per layer or in one pool; and the engine's own cache, where every read lands at once.
-import type { LayerCounts } from '../cache/counts.js'
+import { type LayerCounts, newLayerCounts } from '../cache/counts.js'
 import { type Expert, placeOf, slotOf, Tier } from '../cache/place.js'
 import type { Policy } from '../cache/policy.js'
 import { EventField, EventKind, OrderField, UseField } from '../cache/records.js'
@@ -91,32 +91,28 @@ export class BarePool implements Pool {
 /** One pool with the engine's floors, sweeps and waves. */
 export class EnginePool implements Pool {
   readonly #cache: SlotCache
-  readonly #hits: Float64Array
+  readonly #counts: LayerCounts
   readonly #experts: number
   readonly #event = new Int32Array(EventField.count)
 
   constructor({ layers, experts, topK }: Routing, slotsPerLayer: number, policy: Policy) {
     const moeLayers = layers.length
     const slots = slotsPerLayer * moeLayers
-    const zeros = () => new Float64Array(moeLayers)
-    const counts: LayerCounts = {
-      requests: zeros(),
-      hits: zeros(),
-      misses: zeros(),
-      evictions: zeros(),
-    }
-    this.#cache = new SlotCache({ moeLayers, experts, topK, slots }, policy, counts)
-    this.#hits = counts.hits
+    this.#counts = newLayerCounts(moeLayers)
+    this.#cache = new SlotCache({ moeLayers, experts, topK, slots }, policy, this.#counts)
     this.#experts = experts
     for (let slot = 0; slot < slots; slot += 1) this.#tell(EventKind.touched, -1, slot)
   }
 
   visit({ moeLayer, uses, count, tokens }: Visit): number {
-    const before = this.#hits[moeLayer] ?? 0
+    const before = this.#hits(moeLayer)
     const records = uses.subarray(0, count * UseField.count)
     this.#cache.used(records)
     const first = moeLayer * this.#experts
-    let left = Int32Array.from({ length: count }, (_, at) => (records[at * 2] ?? 0) - first)
+    let left = Int32Array.from(
+      { length: count },
+      (_, at) => (records[at * UseField.count] ?? 0) - first,
+    )
     while (left.length > 0) {
       const { places, orders } = this.#cache.place(moeLayer, left, tokens)
       const [placed, given] = [places.slice(), orders.slice()]
@@ -126,7 +122,13 @@ export class EnginePool implements Pool {
       }
       left = left.filter((_, at) => (placed[at] ?? -1) < 0)
     }
-    return (this.#hits[moeLayer] ?? 0) - before
+    return this.#hits(moeLayer) - before
+  }
+
+  /** Without those that a sweep's look-ahead brought: they were read for this visit. */
+  #hits(moeLayer: number): number {
+    const { hits, aheadHits } = this.#counts
+    return (hits[moeLayer] ?? 0) - (aheadHits[moeLayer] ?? 0)
   }
 
   #tell(kind: number, expert: number, slot: number): void {

@@ -1,8 +1,13 @@
 // Maps of checkpoint files: opened only as the header was checked against, alive when a file
 // shrinks beneath them, and no shelter for faults of anybody else. Files lie in the system's folder
 // for temporary ones and go with their case.
-#include "harness.h"
 #include "memory/map.h"
+
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <csignal>
@@ -11,13 +16,11 @@
 #include <cstring>
 #include <memory>
 #include <string>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
 #include <thread>
-#include <unistd.h>
 #include <utility>
 #include <vector>
+
+#include "harness.h"
 
 using namespace ring;
 using namespace ring::test;
@@ -257,4 +260,61 @@ RING_CASE(map_old_fault, "a closed map gives no shelter to whoever is mapped in 
     read_byte(place);
   });
   require(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS, "wait status 0x%x", status);
+}
+
+namespace {
+
+constexpr size_t kHolePages = 1024;
+
+// A map whose pages nobody has read, but for the first; reading one brings in no neighbours.
+void open_holes(FileMap& map, const PagedFile& file) {
+  file.truncate(kHolePages * page_bytes());
+  const Status status = map.open(file.path(), kHolePages * page_bytes());
+  require(!status.failed(), "%s", status.text);
+  madvise(const_cast<uint8_t*>(map.data()), map.bytes(), MADV_RANDOM);
+}
+
+}  // namespace
+
+RING_CASE(map_residency, "a short range lies in memory once all of its pages do") {
+  const PagedFile file(1);
+  FileMap map;
+  open_holes(map, file);
+  const uint8_t* range = map.data() + 512 * page_bytes() + 100;
+  const uint64_t bytes = 3 * page_bytes();  // touches four
+  require(!is_in_memory(range, bytes, 2), "it was never read");
+  for (const size_t page : {512, 514, 515}) read_byte(map.data() + page * page_bytes());
+  require(!is_in_memory(range, bytes, 2), "one page was never read");
+  read_byte(map.data() + 513 * page_bytes());
+  require(is_in_memory(range, bytes, 2), "all of it was read");
+}
+
+RING_CASE(map_residency_samples, "of a long range so many pages as are asked for count") {
+  const PagedFile file(1);
+  FileMap map;
+  open_holes(map, file);
+  const uint8_t* range = map.data() + 256 * page_bytes();
+  const uint64_t bytes = 512 * page_bytes();
+  for (const size_t page : {256 + 128, 256 + 384}) {
+    require(!is_in_memory(range, bytes, 2), "page %zu was never read", page);
+    read_byte(map.data() + page * page_bytes());
+  }
+  require(is_in_memory(range, bytes, 2), "both that count were read");
+  require(!is_in_memory(range, bytes, 3), "more of them count");
+}
+
+RING_CASE(map_residency_told, "the system tells its owner what lies in memory, and no stranger") {
+  const PagedFile file(page_bytes());
+  FileMap map;
+  open_map(map, file);
+  require(map.tells_residency(), "it is ours");
+  fchmod(file.descriptor(), 0444);
+  if (geteuid() != 0) skip("only the superuser can become somebody else");
+  const int status = status_of_child([&] {
+    if (setuid(65534) != 0) _exit(2);
+    FileMap theirs;
+    if (theirs.open(file.path(), file.bytes()).failed()) _exit(2);
+    _exit(theirs.tells_residency() ? 1 : 0);
+  });
+  require(WIFEXITED(status) && WEXITSTATUS(status) == 0, "wait status %d", status);
 }

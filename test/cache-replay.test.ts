@@ -88,11 +88,10 @@ describe('a recorded sequence', () => {
   const { topK, experts } = trace
   const moeLayers = trace.layers.length
 
-  /** Reads the prompt and 100 tokens after it; returns what the cache counted, and the tokens. */
-  function run(slots: number, mostPolls: number) {
+  /** The device with so many slots, under the default policy. */
+  function opened(device: ReplayDevice, slots: number) {
     const shape = { moeLayers, experts, topK, slots }
     const counts = newLayerCounts(moeLayers)
-    const device = new ReplayDevice(trace, { seed: 7, mostPolls })
     device.open(layout(false, slots))
     const stage: Stage = {
       device,
@@ -103,6 +102,13 @@ describe('a recorded sequence', () => {
       uses: new Int32Array(64 * UseField.count),
       counters: new Float64Array(Counter.count),
     }
+    return { stage, counts }
+  }
+
+  /** Reads the prompt and 100 tokens after it; returns what the cache counted, and the tokens. */
+  function run(slots: number, mostPolls: number) {
+    const device = new ReplayDevice(trace, { seed: 7, mostPolls })
+    const { stage, counts } = opened(device, slots)
     const drawn: number[] = []
     const prompt = trace.sequences[0]?.prompt ?? 0
     for (let at = 0; at < prompt + 100; at = at === 0 ? prompt : at + 1) {
@@ -131,19 +137,8 @@ describe('a recorded sequence', () => {
 
   /** Reads 300 tokens in one step through a device that writes down the orders it is given. */
   function sweep(slots: number, mostPolls: number) {
-    const shape = { moeLayers, experts, topK, slots }
-    const counts = newLayerCounts(moeLayers)
     const device = new WatchedDevice(trace, { seed: 5, mostPolls })
-    device.open(layout(false, slots))
-    const stage: Stage = {
-      device,
-      cache: new SlotCache(shape, new LfuPolicy(shape), counts),
-      firstMoeLayer: checkpoint.config.firstMoeLayer,
-      stop: new Int32Array(StopField.experts + experts),
-      events: new Int32Array(64 * EventField.count),
-      uses: new Int32Array(64 * UseField.count),
-      counters: new Float64Array(Counter.count),
-    }
+    const { stage, counts } = opened(device, slots)
     for (const begin of [0, 1]) {
       const batch = batchOf(tokens.slice(begin, begin + 300))
       expect(step(stage, batch, outcomeOf(1))).toBe(Reason.done)

@@ -1,9 +1,9 @@
 // Modelled time, against sums done by hand: 1 GB/s, experts of 10 MB that take 10 ms, four of them a
 // token, layers of 8 ms of which experts have a half: 1 ms for each.
 import { describe, expect, it } from 'vitest'
-import { type Machine, Timeline } from '../src/simulate/machine.js'
+import { type MachineModel, Timeline } from '../src/simulate/machine.js'
 
-const machine: Machine = {
+const machine: MachineModel = {
   bytesPerSecond: 1e9,
   latencySeconds: 0,
   chunkBytes: 1e6,
@@ -14,7 +14,10 @@ const machine: Machine = {
 }
 
 /** Seconds of one token that hits and misses so often in its layers. */
-function seconds(layers: readonly [hits: number, misses: number][], of: Partial<Machine> = {}) {
+function seconds(
+  layers: readonly [hits: number, misses: number][],
+  of: Partial<MachineModel> = {},
+) {
   const timeline = new Timeline({ ...machine, ...of }, 4)
   for (const [hits, misses] of layers) timeline.layer(hits, misses)
   return 1 / timeline.figures(1).tokensPerSecond

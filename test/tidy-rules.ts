@@ -132,7 +132,7 @@ export const beginsWithAComment: Rule = ({ path, text }) => {
 
 /** Node's native interface is known to one C++ file and to the door. */
 export const onlyTheAddonKnowsNode: Rule = ({ path, text }) => {
-  if (path === 'native/addon.cc' || path === 'native/index.ts') return []
+  if (/^native\/(?:addon\.cc|arguments\.(?:cc|h)|index\.ts)$/.test(path)) return []
   if (!/^(src|tui|native|test\/native)\//.test(path)) return []
   return wordsIn(path, text, /napi|node_api/gi)
 }

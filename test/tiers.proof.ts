@@ -1,11 +1,12 @@
 // Figures of "Experts live in tiers": how near decode comes to what the drive allows, what the reader
 // costs, and how soon the first token is there.
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, it } from 'vitest'
 import { command, lastObject } from './command.js'
 import { note, remark, spread } from './figure.js'
+import { tinyGoldens } from './goldens.js'
 import { type BenchResult, benchOf, type Widened, widened } from './widened.js'
 
 const runs = 5
@@ -130,6 +131,47 @@ it('first token', async () => {
     text,
     '2',
     median <= 2,
+  )
+})
+
+it('the same bits', async () => {
+  const folder = mkdtempSync(join(os.tmpdir(), 'ring-bits-'))
+  const [asked, profile] = [join(folder, 'in.jsonl'), join(folder, 'profile.json')]
+  const long = tinyGoldens.find(({ golden }) => golden.name === 'raw-prose-long')?.golden.ids ?? []
+  // More tokens than one wave of a tenth of the experts can serve, in one step.
+  const ids = Array.from({ length: 260 }, (_, at) => long[at % long.length] ?? 0)
+  writeFileSync(asked, `${JSON.stringify({ id: 'long', tokens: ids })}\n`)
+  /** Log-probabilities and routing of every position, and what is drawn after a prompt. */
+  const answers = async (words: readonly string[]): Promise<string> => {
+    const out = join(folder, 'out.jsonl')
+    const scored = ['score', model.folder, '-i', asked, '-o', out, '--top-logprobs', '8']
+    const drawn = ['run', model.folder, '--raw', '-p', 'The sea', '-n', '32', '--json']
+    const first = await command([...scored, '--routing', '--ctx-size', '512', ...words])
+    const second = await command([...drawn, ...words])
+    for (const { status, stderr } of [first, second]) if (status !== 0) throw new Error(stderr)
+    const { tokens } = lastObject(second)
+    return `${readFileSync(out, 'utf8')}${JSON.stringify(tokens)}`
+  }
+  const slots = (share: string, ...more: string[]) => ['--expert-ram', share, ...more]
+  const expected = await answers(slots('100%', '--save-profile', profile))
+  const settings = [
+    ...['50%', '25%', '10%'].map((share) => slots(share)),
+    ...['lru', 'sweep', 'random:5'].map((policy) => slots('25%', '--policy', policy)),
+    slots('25%', '--policy', 'pinned', '--profile', profile),
+    slots('10%', '--policy', 'random:6', '--paced', '6GB/s,1ms'),
+    ['--load-mode', 'mapped'],
+    slots('25%', '--load-mode', 'mapped'),
+  ]
+  const differing = []
+  for (const setting of settings) {
+    if ((await answers(setting)) !== expected) differing.push(setting.join(' '))
+  }
+  rmSync(folder, { recursive: true })
+  note(
+    '4 GB model, log-probabilities, routing and tokens against all experts in slots',
+    `${settings.length - differing.length} of ${settings.length} settings give the same bits${differing.length > 0 ? `; others: ${differing.join('; ')}` : ''}`,
+    'all',
+    differing.length === 0,
   )
 })
 

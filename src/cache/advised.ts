@@ -6,25 +6,23 @@
 // given at `place`, so the device must stop at each layer (lockstep).
 import { type Cache, MappedCache, type Plan } from './cache.js'
 import { type LayerCounts, newLayerCounts } from './counts.js'
-import { type Expert, nowhere, placeOf, slotOf, Tier } from './place.js'
+import { GhostCache } from './ghost.js'
+import { type Expert, nowhere, placeOf, Tier } from './place.js'
 import type { CacheShape, Policy } from './policy.js'
-import { EventField, EventKind, OrderField, Orders, Urgency } from './records.js'
-import { SlotCache } from './slotcache.js'
+import { Orders, Urgency } from './records.js'
 
 export class AdvisedCache implements Cache {
   readonly #mapped: MappedCache
-  readonly #ghost: SlotCache
+  readonly #ghost: GhostCache
   /** [ghost slot] its expert, or -1 */
   readonly #expertIn: Int32Array
   readonly #advice = new Orders()
-  readonly #event = new Int32Array(EventField.count)
 
   constructor(shape: CacheShape, policy: Policy, counts: LayerCounts) {
     const { evictions } = counts
     this.#mapped = new MappedCache(shape.experts, counts)
-    this.#ghost = new SlotCache(shape, policy, { ...newLayerCounts(shape.moeLayers), evictions })
+    this.#ghost = new GhostCache(shape, policy, { ...newLayerCounts(shape.moeLayers), evictions })
     this.#expertIn = new Int32Array(shape.slots).fill(-1)
-    for (let slot = 0; slot < shape.slots; slot += 1) this.#tell(EventKind.touched, -1, slot)
   }
 
   used(records: Int32Array): void {
@@ -36,35 +34,19 @@ export class AdvisedCache implements Cache {
 
   place(moeLayer: number, wanted: Int32Array, stepTokens: number): Plan {
     this.#advice.clear()
-    for (let left = wanted; left.length > 0; ) {
-      const plan = this.#ghost.place(moeLayer, left, stepTokens)
-      const orders = plan.orders.slice()
-      const isWaiting = plan.places.map((place) => (place === nowhere ? 1 : 0))
-      this.#pass(orders)
-      left = left.filter((_, at) => isWaiting[at] === 1)
-    }
+    this.#ghost.place(moeLayer, wanted, stepTokens, (expert, slot) =>
+      this.#advise(expert as Expert, slot),
+    )
     return { places: this.#mapped.place(moeLayer, wanted).places, orders: this.#advice.records }
   }
 
-  /** What the ghost orders arrives at once, and becomes advice. */
-  #pass(orders: Int32Array): void {
-    for (let at = 0; at < orders.length; at += OrderField.count) {
-      const expert = (orders[at + OrderField.expert] ?? -1) as Expert
-      const slot = slotOf(orders[at + OrderField.to] ?? 0)
-      const evicted = (this.#expertIn[slot] ?? -1) as Expert
-      if (evicted >= 0) {
-        this.#advice.add(evicted, placeOf(Tier.map, evicted), nowhere, Urgency.cancel)
-      }
-      this.#advice.load(expert, placeOf(Tier.map, expert), Urgency.demand)
-      this.#expertIn[slot] = expert
-      this.#tell(EventKind.arrived, expert, slot)
+  /** What the ghost would load will be wanted, what it would give up for that will not. */
+  #advise(expert: Expert, slot: number): void {
+    const evicted = (this.#expertIn[slot] ?? -1) as Expert
+    if (evicted >= 0) {
+      this.#advice.add(evicted, placeOf(Tier.map, evicted), nowhere, Urgency.cancel)
     }
-  }
-
-  #tell(kind: number, expert: number, slot: number): void {
-    this.#event[EventField.kind] = kind
-    this.#event[EventField.expert] = expert
-    this.#event[EventField.to] = placeOf(Tier.ram, slot)
-    this.#ghost.settle(this.#event)
+    this.#advice.load(expert, placeOf(Tier.map, expert), Urgency.demand)
+    this.#expertIn[slot] = expert
   }
 }

@@ -7,7 +7,7 @@ import type { CacheShape, Policy } from './policy.js'
 import { UseField } from './records.js'
 
 export class LruPolicy implements Policy {
-  readonly name = 'lru'
+  readonly name: string = 'lru'
   readonly #experts: number
   /** [MoE layer] the experts that have a slot */
   readonly #orders: readonly LRUCache<Expert, true>[]

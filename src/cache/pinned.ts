@@ -4,39 +4,26 @@
 import { decodeFloors } from './floors.js'
 import { LruPolicy } from './lru.js'
 import type { Expert } from './place.js'
-import type { CacheShape, Policy } from './policy.js'
+import type { CacheShape } from './policy.js'
 import type { Profile } from './profile.js'
 
 /** Of each layer's slots, what is left to recency, and at least one. */
 const restShare = 1 / 8
 
-export class PinnedPolicy implements Policy {
-  readonly name = 'pinned'
-  readonly #recency: LruPolicy
+export class PinnedPolicy extends LruPolicy {
+  override readonly name = 'pinned'
   /** [expert of the model] */
   readonly #pins: Uint8Array
 
   constructor(shape: CacheShape, profile: Profile) {
-    this.#recency = new LruPolicy(shape)
+    super(shape)
     this.#pins = pinsOf(shape, profile.counts)
   }
 
-  used(moeLayer: number, records: Int32Array, count: number, isSweep: boolean): void {
-    this.#recency.used(moeLayer, records, count, isSweep)
-  }
-
-  entered(expert: Expert): void {
-    this.#recency.entered(expert)
-  }
-
-  left(expert: Expert): void {
-    this.#recency.left(expert)
-  }
-
-  victim(moeLayer: number, mayLeave: (expert: Expert) => boolean): number {
+  override victim(moeLayer: number, mayLeave: (expert: Expert) => boolean): number {
     const unpinned = (expert: Expert) => mayLeave(expert) && !this.isPinned(expert)
-    const victim = this.#recency.victim(moeLayer, unpinned)
-    return victim >= 0 ? victim : this.#recency.victim(moeLayer, mayLeave)
+    const victim = super.victim(moeLayer, unpinned)
+    return victim >= 0 ? victim : super.victim(moeLayer, mayLeave)
   }
 
   isPinned(expert: Expert): boolean {

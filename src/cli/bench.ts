@@ -5,6 +5,7 @@
 import { type Ceiling, Ceilings } from '../engine/ceiling.js'
 import { Engine } from '../engine/engine.js'
 import type { EngineFacts } from '../engine/protocol.js'
+import { greedy } from '../engine/sampling.js'
 import type { RequestStats, Usage } from '../engine/stats.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { inventory } from '../model/inventory.js'
@@ -108,18 +109,6 @@ async function pass(
 function lengthened(prompt: Int32Array, tokens: number | undefined): Int32Array {
   if (tokens === undefined) return prompt
   return Int32Array.from({ length: tokens }, (_, at) => prompt[at % prompt.length] ?? 0)
-}
-
-const greedy = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  seed: 0n,
-  biases: [],
 }
 
 function addStats(one: RequestStats, other: RequestStats): RequestStats {

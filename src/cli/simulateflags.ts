@@ -1,7 +1,7 @@
 // The flags of `simulate`, which starts no engine and so takes none of the shared ones.
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { Phase, Scope } from '../simulate/contest.js'
-import type { Machine } from '../simulate/machine.js'
+import type { MachineModel } from '../simulate/machine.js'
 import { budget, filled, paced, real, seed, whole } from './argument.js'
 
 /** Slots of a layer, or a share (0 to 1) of its experts. */
@@ -12,7 +12,7 @@ export interface SimulateFlags {
   readonly policy: readonly string[]
   readonly scope: Scope
   readonly phase: Phase
-  readonly machine?: Machine
+  readonly machine?: MachineModel
   readonly generate?: number
   readonly html?: string
   readonly threads?: number
@@ -79,7 +79,7 @@ function slotWishes(text: string): SlotWish[] {
 const chunksMost = 4096
 const machineNames = ['drive', 'expert', 'compute', 'mix', 'latency', 'chunk', 'depth'] as const
 
-function machine(text: string): Machine {
+function machine(text: string): MachineModel {
   const given = new Map<string, string>()
   for (const entry of text.split(',')) {
     const [, name = '', value = ''] = /^([a-z]+)=(.+)$/.exec(entry) ?? []

@@ -55,10 +55,11 @@ export function parseFields<Shape extends z.ZodType>(
   const path = issue?.path ?? []
   const expected = issue?.code === 'custom' ? issue.message : 'must be an object'
   const key = [...prefix, ...path.map(String)].join('.')
-  throw new ModelError(`${file}: ${key} ${expected}, found ${shown(at(value, path))}`)
+  throw new ModelError(`${file}: ${key} ${expected}, found ${shown(valueAt(value, path))}`)
 }
 
-function at(value: unknown, path: readonly PropertyKey[]): unknown {
+/** What lies at a path of keys; undefined where there is none. */
+export function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
   let inner = value
   for (const key of path) {
     if (typeof inner !== 'object' || inner === null) return undefined

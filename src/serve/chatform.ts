@@ -5,11 +5,12 @@ import type { Emission } from '../engine/loop.js'
 import type { Tokenizer } from '../model/tokenizer.js'
 import {
   type Form,
+  type FormDetails,
   finite,
   type Identity,
   joined,
+  type TokenUsage,
   type Told,
-  type Usage,
   usageObject,
 } from './form.js'
 import type { Delta } from './reader.js'
@@ -20,8 +21,7 @@ export class ChatForm implements Form {
   constructor(
     { model, fingerprint }: Identity,
     private readonly tokenizer: Tokenizer,
-    private readonly hasLogprobs: boolean,
-    private readonly includesUsage: boolean,
+    private readonly details: FormDetails,
   ) {
     this.#shell = {
       id: `chatcmpl-${randomUUID().replaceAll('-', '')}`,
@@ -37,7 +37,7 @@ export class ChatForm implements Form {
 
   delta(index: number, delta: Delta): object | null {
     const { kind, text } = delta
-    if (text === '' && !this.hasLogprobs) return null
+    if (text === '' && !this.details.hasLogprobs) return null
     const field = kind === 'text' ? 'content' : 'reasoning_content'
     return this.#chunk(index, text === '' ? {} : { [field]: text }, this.#logprobs([delta]))
   }
@@ -46,7 +46,7 @@ export class ChatForm implements Form {
     return this.#chunk(index, {}, null, reason)
   }
 
-  usage(usage: Usage): object {
+  usage(usage: TokenUsage): object {
     return {
       ...this.#shell,
       object: 'chat.completion.chunk',
@@ -55,7 +55,7 @@ export class ChatForm implements Form {
     }
   }
 
-  whole(answers: readonly Told[], usage: Usage): object {
+  whole(answers: readonly Told[], usage: TokenUsage): object {
     const choices = answers.map(({ index, deltas, reason }) => {
       const reasoning = joined(deltas, 'reasoning')
       return {
@@ -83,12 +83,12 @@ export class ChatForm implements Form {
       ...this.#shell,
       object: 'chat.completion.chunk',
       choices: [{ index, delta, logprobs, finish_reason: reason }],
-      ...(this.includesUsage ? { usage: null } : {}),
+      ...(this.details.includesUsage ? { usage: null } : {}),
     }
   }
 
   #logprobs(deltas: readonly Delta[]): object | null {
-    if (!this.hasLogprobs) return null
+    if (!this.details.hasLogprobs) return null
     const of = (kind: Delta['kind']) =>
       deltas
         .filter((delta) => delta.kind === kind)

@@ -5,7 +5,7 @@ import type { FastifyReply } from 'fastify'
 import type { Generation } from '../engine/engine.js'
 import type { Choice } from './draw.js'
 import { EventStream } from './eventstream.js'
-import type { Form, Told, Usage, WireReason } from './form.js'
+import type { Form, TokenUsage, Told, WireReason } from './form.js'
 import type { Watch } from './metrics.js'
 import { AnswerReader, type Delta } from './reader.js'
 import { Refusal } from './refusal.js'
@@ -32,7 +32,11 @@ interface Run {
 }
 
 /** Answers on `reply`; throws a Refusal as long as nothing has been sent. Returns what it cost. */
-export async function deliver(service: Service, reply: FastifyReply, order: Order): Promise<Usage> {
+export async function deliver(
+  service: Service,
+  reply: FastifyReply,
+  order: Order,
+): Promise<TokenUsage> {
   const runs = begin(service, order)
   const cancelAll = () => {
     for (const { generation } of runs) generation.cancel()
@@ -70,7 +74,7 @@ async function giveWhole(
   reply: FastifyReply,
   runs: readonly Run[],
   { form, signal }: Order,
-): Promise<Usage> {
+): Promise<TokenUsage> {
   const told = await Promise.all(
     runs.map(async (run): Promise<Told> => {
       const deltas: Delta[] = []
@@ -90,7 +94,7 @@ async function stream(
   reply: FastifyReply,
   runs: readonly Run[],
   { form, streamed, signal }: Order,
-): Promise<Usage> {
+): Promise<TokenUsage> {
   const headers = Object.fromEntries(
     Object.entries(reply.getHeaders()).map(([name, value]) => [name, String(value)]),
   )
@@ -154,7 +158,7 @@ async function readThrough(
 }
 
 /** The prompt of several answers was read for each, but is counted once, as clients expect. */
-function usageOf(runs: readonly Run[]): Usage {
+function usageOf(runs: readonly Run[]): TokenUsage {
   const prompts = new Set(runs.map(({ choice }) => choice.request.prompt))
   const sum = (of: (run: Run) => number) => runs.reduce((total, run) => total + of(run), 0)
   return {

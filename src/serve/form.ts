@@ -26,10 +26,16 @@ export interface Told {
   readonly reason: WireReason
 }
 
-export interface Usage {
+export interface TokenUsage {
   readonly promptTokens: number
   readonly completionTokens: number
   readonly reasoningTokens: number
+}
+
+/** What of it a client wants to see. */
+export interface FormDetails {
+  readonly hasLogprobs: boolean
+  readonly includesUsage: boolean
 }
 
 /** One response, streamed as chunks or given whole. */
@@ -41,11 +47,15 @@ export interface Form {
   /** The chunk that ends an answer. */
   finish(index: number, reason: WireReason): object
   /** The last chunk, where usage was asked for. */
-  usage(usage: Usage): object
-  whole(answers: readonly Told[], usage: Usage): object
+  usage(usage: TokenUsage): object
+  whole(answers: readonly Told[], usage: TokenUsage): object
 }
 
-export function usageObject({ promptTokens, completionTokens, reasoningTokens }: Usage): object {
+export function usageObject({
+  promptTokens,
+  completionTokens,
+  reasoningTokens,
+}: TokenUsage): object {
   return {
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,

@@ -4,7 +4,7 @@
 // one sentence with the field's name.
 import { z } from 'zod'
 import { shown } from '../model/error.js'
-import { atLeast, flag, real, whole } from '../model/fields.js'
+import { atLeast, flag, real, valueAt, whole } from '../model/fields.js'
 import { isRecord } from '../model/json.js'
 import { badRequest } from './refusal.js'
 
@@ -202,16 +202,7 @@ export function parsed<Shape extends z.ZodType>(shape: Shape, body: unknown): z.
   const issue = result.error.issues[0]
   const param = (issue?.path ?? []).map(String).join('.')
   throw badRequest(
-    `${param} ${issue?.message ?? 'is wrong'}, found ${shown(at(body, issue?.path ?? []))}`,
+    `${param} ${issue?.message ?? 'is wrong'}, found ${shown(valueAt(body, issue?.path ?? []))}`,
     param,
   )
-}
-
-function at(value: unknown, path: readonly PropertyKey[]): unknown {
-  let inner = value
-  for (const key of path) {
-    if (typeof inner !== 'object' || inner === null) return undefined
-    inner = Reflect.get(inner, key)
-  }
-  return inner
 }

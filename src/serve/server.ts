@@ -20,7 +20,7 @@ const CONNECTIONS_MAX = 1024
 /** For headers and body to arrive. */
 const ARRIVAL_MS = 60_000
 
-export interface Door {
+export interface Address {
   readonly host: string
   /** 0: any that is free. */
   readonly port: number
@@ -33,7 +33,7 @@ export class Server {
 
   private constructor(
     private readonly service: Service,
-    private readonly door: Door,
+    private readonly address: Address,
   ) {
     this.#app = newApp(service)
     this.#guard()
@@ -44,9 +44,9 @@ export class Server {
   }
 
   /** Listens. Rejects when the port cannot be had. */
-  static async listen(service: Service, door: Door): Promise<Server> {
-    const server = new Server(service, door)
-    await server.#app.listen({ host: door.host, port: door.port })
+  static async listen(service: Service, address: Address): Promise<Server> {
+    const server = new Server(service, address)
+    await server.#app.listen({ host: address.host, port: address.port })
     const { server: http } = server.#app
     http.maxConnections = CONNECTIONS_MAX
     http.on('request', (_request, response) => {
@@ -59,9 +59,9 @@ export class Server {
   }
 
   get url(): string {
-    const address = this.#app.server.address()
-    const port = typeof address === 'object' ? address?.port : this.door.port
-    return `http://${this.door.host.includes(':') ? `[${this.door.host}]` : this.door.host}:${port}`
+    const bound = this.#app.server.address()
+    const port = typeof bound === 'object' ? bound?.port : this.address.port
+    return `http://${this.address.host.includes(':') ? `[${this.address.host}]` : this.address.host}:${port}`
   }
 
   /** Takes no more work, waits for what there is, at most so long, and closes all. */
@@ -81,7 +81,7 @@ export class Server {
 
   /** Before anything else of a request is looked at. */
   #guard(): void {
-    const { keys, host } = this.door
+    const { keys, host } = this.address
     const isLocal = keys.areNone && isLoopback(host)
     this.#app.addHook('onRequest', async (request, reply) => {
       reply.header('x-request-id', request.id)

@@ -6,7 +6,7 @@ import type { Engine } from '../engine/engine.js'
 import type { EngineFacts } from '../engine/protocol.js'
 import type { Tokenizer } from '../model/tokenizer.js'
 import { Exchange } from './exchange.js'
-import { type Identity, identityOf, type Usage } from './form.js'
+import { type Identity, identityOf, type TokenUsage } from './form.js'
 import { Gate } from './gate.js'
 import { Keeper } from './keeper.js'
 import { Metrics } from './metrics.js'
@@ -76,7 +76,7 @@ export async function admit(
   request: FastifyRequest,
   reply: FastifyReply,
   places: number,
-  work: (admission: Admission) => Promise<Usage>,
+  work: (admission: Admission) => Promise<TokenUsage>,
 ): Promise<FastifyReply> {
   const leave = service.gate.enter(places)
   const exchange = new Exchange(reply.raw, service.shutdown.signal, service.deadlineMs)

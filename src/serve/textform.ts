@@ -6,11 +6,12 @@ import type { Emission } from '../engine/loop.js'
 import type { Tokenizer } from '../model/tokenizer.js'
 import {
   type Form,
+  type FormDetails,
   finite,
   type Identity,
   joined,
+  type TokenUsage,
   type Told,
-  type Usage,
   usageObject,
 } from './form.js'
 import type { Delta } from './reader.js'
@@ -23,8 +24,7 @@ export class TextForm implements Form {
   constructor(
     { model, fingerprint }: Identity,
     private readonly tokenizer: Tokenizer,
-    private readonly hasLogprobs: boolean,
-    private readonly includesUsage: boolean,
+    private readonly details: FormDetails,
   ) {
     this.#shell = {
       id: `cmpl-${randomUUID().replaceAll('-', '')}`,
@@ -40,7 +40,7 @@ export class TextForm implements Form {
   }
 
   delta(index: number, delta: Delta): object | null {
-    if (delta.text === '' && !this.hasLogprobs) return null
+    if (delta.text === '' && !this.details.hasLogprobs) return null
     return this.#chunk(index, delta.text, this.#logprobs(index, delta.tokens))
   }
 
@@ -48,11 +48,11 @@ export class TextForm implements Form {
     return this.#chunk(index, '', null, reason)
   }
 
-  usage(usage: Usage): object {
+  usage(usage: TokenUsage): object {
     return { ...this.#shell, choices: [], usage: usageObject(usage) }
   }
 
-  whole(answers: readonly Told[], usage: Usage): object {
+  whole(answers: readonly Told[], usage: TokenUsage): object {
     const choices = answers.map(({ index, deltas, reason }) => {
       const tokens = deltas.flatMap((delta) => delta.tokens)
       return {
@@ -69,12 +69,12 @@ export class TextForm implements Form {
     return {
       ...this.#shell,
       choices: [{ index, text, logprobs, finish_reason: reason }],
-      ...(this.includesUsage ? { usage: null } : {}),
+      ...(this.details.includesUsage ? { usage: null } : {}),
     }
   }
 
   #logprobs(index: number, tokens: readonly Emission[]): object | null {
-    if (!this.hasLogprobs) return null
+    if (!this.details.hasLogprobs) return null
     let offset = this.#offsets.get(index) ?? 0
     const textOffsets = tokens.map(({ token }) => {
       const begin = offset

@@ -69,34 +69,25 @@ export class Belady implements Contender {
   }
 }
 
-export class BeladyByToken implements Contender {
-  readonly name = 'belady1'
+export class BeladyByToken extends LruPolicy implements Contender {
+  override readonly name = 'belady1'
   readonly #future: Future
-  readonly #recency: LruPolicy
 
   constructor(shape: CacheShape, future: Future) {
+    super(shape)
     this.#future = future
-    this.#recency = new LruPolicy(shape)
   }
 
-  used(moeLayer: number, records: Int32Array, count: number, isSweep: boolean): void {
+  override used(moeLayer: number, records: Int32Array, count: number, isSweep: boolean): void {
     this.#future.pass(records, count, UseField.count)
-    this.#recency.used(moeLayer, records, count, isSweep)
-  }
-
-  entered(expert: Expert): void {
-    this.#recency.entered(expert)
-  }
-
-  left(expert: Expert): void {
-    this.#recency.left(expert)
+    super.used(moeLayer, records, count, isSweep)
   }
 
   /** Where all that lies in slots is wanted next, any: what comes is then not admitted. */
-  victim(moeLayer: number, mayLeave: (expert: Expert) => boolean): number {
+  override victim(moeLayer: number, mayLeave: (expert: Expert) => boolean): number {
     const spared = (expert: Expert) => mayLeave(expert) && !this.#isWantedNext(expert)
-    const victim = this.#recency.victim(moeLayer, spared)
-    return victim >= 0 ? victim : this.#recency.victim(moeLayer, mayLeave)
+    const victim = super.victim(moeLayer, spared)
+    return victim >= 0 ? victim : super.victim(moeLayer, mayLeave)
   }
 
   admits(_expert: Expert, victim: Expert): boolean {

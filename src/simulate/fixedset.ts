@@ -3,25 +3,20 @@
 import type { Expert } from '../cache/place.js'
 import type { CacheShape } from '../cache/policy.js'
 import type { Contender } from './contender.js'
-import { isCounted, type Phase } from './contest.js'
-import { type Routing, walk } from './routing.js'
+import type { Phase } from './contest.js'
+import type { Routing } from './routing.js'
+import { usageOf } from './usage.js'
 
 export class FixedSet implements Contender {
   readonly name = 'static'
   readonly preloaded: readonly Expert[]
 
   constructor({ moeLayers, experts, slots }: CacheShape, routing: Routing, phase: Phase) {
-    const uses = new Float64Array(moeLayers * experts)
-    walk(routing, (visit) => {
-      if (!isCounted(visit, phase)) return
-      for (const expert of visit.wanted.subarray(0, visit.count)) {
-        uses[expert] = (uses[expert] ?? 0) + 1
-      }
-    })
+    const { counts } = usageOf(routing, phase)
     const each = Math.floor(slots / moeLayers)
     this.preloaded = Array.from({ length: moeLayers }, (_, layer) => {
       const own = Array.from({ length: experts }, (_, index) => layer * experts + index)
-      return own.sort((a, b) => (uses[b] ?? 0) - (uses[a] ?? 0)).slice(0, each) as Expert[]
+      return own.sort((a, b) => (counts[b] ?? 0) - (counts[a] ?? 0)).slice(0, each) as Expert[]
     }).flat()
   }
 

@@ -5,7 +5,7 @@
 import type { Problem } from '../cache/profile.js'
 import { type Contender, contenderOf, ordersAcrossLayers } from './contender.js'
 import { type Contest, isCounted } from './contest.js'
-import { type Figures, type Machine, Timeline } from './machine.js'
+import { type Figures, type MachineModel, Timeline } from './machine.js'
 import { BarePool, EnginePool, type Pool } from './pool.js'
 import { decodeTokensOf, type Routing, type Visit, walk } from './routing.js'
 import { ScoreReader } from './scores.js'
@@ -24,7 +24,7 @@ export interface Judgement extends Contest {
 export function judge(
   routing: Routing,
   contest: Contest,
-  machine: Machine | null,
+  machine: MachineModel | null,
 ): Judgement | Problem {
   const contender = contenderOf(routing, contest)
   if ('problem' in contender) return contender

@@ -4,13 +4,13 @@ import type { Problem } from '../cache/profile.js'
 import { ModelError } from '../model/error.js'
 import type { Contest } from './contest.js'
 import { type Judgement, judge } from './judge.js'
-import type { Machine } from './machine.js'
+import type { MachineModel } from './machine.js'
 import type { Routing } from './routing.js'
 
 export interface Task {
   readonly routing: Routing
   readonly contest: Contest
-  readonly machine: Machine | null
+  readonly machine: MachineModel | null
 }
 
 export default function judgeOne({ routing, contest, machine }: Task): Judgement | Problem {

@@ -5,7 +5,7 @@
 // they arrive at the drive's rate. Nothing is read ahead, so the drive rests from the last arrival of a
 // layer to the orders of the next. What a prompt takes is not modelled.
 
-export interface Machine {
+export interface MachineModel {
   readonly bytesPerSecond: number
   readonly latencySeconds: number
   readonly chunkBytes: number
@@ -30,14 +30,14 @@ export interface Figures {
 }
 
 export class Timeline implements Course {
-  readonly #machine: Machine
+  readonly #machine: MachineModel
   readonly #drive: Drive
   /** Of one routed expert. */
   readonly #expertSeconds: number
   #now = 0
   #loads = 0
 
-  constructor(machine: Machine, topK: number) {
+  constructor(machine: MachineModel, topK: number) {
     this.#machine = machine
     this.#drive = new Drive(machine)
     this.#expertSeconds = (machine.layerSeconds * machine.expertShare) / topK
@@ -66,14 +66,14 @@ export class Timeline implements Course {
 
 /** Experts in the order in which they were asked for. */
 class Drive {
-  readonly #machine: Machine
+  readonly #machine: MachineModel
   readonly #chunks: readonly number[]
   /** When the last `depth` chunks arrived, the oldest at `#oldest`. */
   readonly #arrivals: Float64Array
   #oldest = 0
   #last = 0
 
-  constructor(machine: Machine) {
+  constructor(machine: MachineModel) {
     const { expertBytes, chunkBytes, bytesPerSecond, depth } = machine
     const count = Math.ceil(expertBytes / chunkBytes)
     this.#machine = machine

@@ -3,10 +3,10 @@
 // stricter than an engine in nothing, and no device, no time and no failure is in it. Two kinds: slots
 // and nothing else, per layer or in one pool; and the engine's own cache, where every read lands at once.
 import { type LayerCounts, newLayerCounts } from '../cache/counts.js'
-import { type Expert, placeOf, slotOf, Tier } from '../cache/place.js'
+import { GhostCache } from '../cache/ghost.js'
+import type { Expert } from '../cache/place.js'
 import type { Policy } from '../cache/policy.js'
-import { EventField, EventKind, OrderField, UseField } from '../cache/records.js'
-import { SlotCache } from '../cache/slotcache.js'
+import { UseField } from '../cache/records.js'
 import type { Contender } from './contender.js'
 import { type Routing, type Visit, wantedAt } from './routing.js'
 
@@ -90,38 +90,28 @@ export class BarePool implements Pool {
 
 /** One pool with the engine's floors, sweeps and waves. */
 export class EnginePool implements Pool {
-  readonly #cache: SlotCache
+  readonly #ghost: GhostCache
   readonly #counts: LayerCounts
   readonly #experts: number
-  readonly #event = new Int32Array(EventField.count)
 
   constructor({ layers, experts, topK }: Routing, slotsPerLayer: number, policy: Policy) {
     const moeLayers = layers.length
     const slots = slotsPerLayer * moeLayers
     this.#counts = newLayerCounts(moeLayers)
-    this.#cache = new SlotCache({ moeLayers, experts, topK, slots }, policy, this.#counts)
+    this.#ghost = new GhostCache({ moeLayers, experts, topK, slots }, policy, this.#counts)
     this.#experts = experts
-    for (let slot = 0; slot < slots; slot += 1) this.#tell(EventKind.touched, -1, slot)
   }
 
   visit({ moeLayer, uses, count, tokens }: Visit): number {
     const before = this.#hits(moeLayer)
     const records = uses.subarray(0, count * UseField.count)
-    this.#cache.used(records)
+    this.#ghost.used(records)
     const first = moeLayer * this.#experts
-    let left = Int32Array.from(
+    const wanted = Int32Array.from(
       { length: count },
       (_, at) => (records[at * UseField.count] ?? 0) - first,
     )
-    while (left.length > 0) {
-      const { places, orders } = this.#cache.place(moeLayer, left, tokens)
-      const [placed, given] = [places.slice(), orders.slice()]
-      for (let at = 0; at < given.length; at += OrderField.count) {
-        const [expert = -1, to = 0] = [given[at + OrderField.expert], given[at + OrderField.to]]
-        this.#tell(EventKind.arrived, expert, slotOf(to))
-      }
-      left = left.filter((_, at) => (placed[at] ?? -1) < 0)
-    }
+    this.#ghost.place(moeLayer, wanted, tokens)
     return this.#hits(moeLayer) - before
   }
 
@@ -129,12 +119,5 @@ export class EnginePool implements Pool {
   #hits(moeLayer: number): number {
     const { hits, aheadHits } = this.#counts
     return (hits[moeLayer] ?? 0) - (aheadHits[moeLayer] ?? 0)
-  }
-
-  #tell(kind: number, expert: number, slot: number): void {
-    this.#event[EventField.kind] = kind
-    this.#event[EventField.expert] = expert
-    this.#event[EventField.to] = placeOf(Tier.ram, slot)
-    this.#cache.settle(this.#event)
   }
 }

@@ -35,6 +35,14 @@ void require_said(const char* where, const Arrival& arrival, const std::string& 
           "%s: \"%s\" does not say \"%s\"", where, arrival.why.text, what.c_str());
 }
 
+// Reads it, and requires that every byte is there.
+void require_read(const char* where, Reading& reading, Read read) {
+  const ReadPart part = read.parts.front();
+  reading->submit(std::move(read));
+  require_landing(where, reading.next(), Landing::arrived);
+  require_bytes(where, part);
+}
+
 }  // namespace
 
 RING_CASE(reader_exact, "bytes are exact at any place and length, many reads at once") {
@@ -122,10 +130,7 @@ RING_CASE(reader_far, "bytes on both sides of 4 GiB are those of their place") {
     Reading reading(open_setup(setup, sources), sources, small_chunks());
     reading->lend({memory.data(), memory.bytes()});
     Read read = read_of(1, offset, bytes, memory.data());
-    const ReadPart part = read.parts.front();
-    reading->submit(std::move(read));
-    require_landing(setup.name, reading.next(), Landing::arrived);
-    require_bytes(setup.name, part);
+    require_read(setup.name, reading, std::move(read));
   }
 }
 
@@ -180,10 +185,7 @@ RING_CASE(reader_short, "short reads are continued where they stopped") {
     Reading reading(open_setup(setup, sources, {{FaultKind::short_read, 0, 0, kFileBytes, 12, 0}}),
                     sources, small_chunks());
     Read read = read_of(1, 0, kFileBytes, memory.data());
-    const ReadPart part = read.parts.front();
-    reading->submit(std::move(read));
-    require_landing(setup.name, reading.next(), Landing::arrived);
-    require_bytes(setup.name, part);
+    require_read(setup.name, reading, std::move(read));
   }
 }
 
@@ -196,10 +198,7 @@ RING_CASE(reader_error_twice, "a chunk that fails twice and then does not has ar
     Reading reading(open_setup(setup, sources, {{FaultKind::error, 0, 5000, 1, 2, 0}}), sources,
                     small_chunks());
     Read read = read_of(1, 0, kFileBytes, memory.data());
-    const ReadPart part = read.parts.front();
-    reading->submit(std::move(read));
-    require_landing(setup.name, reading.next(), Landing::arrived);
-    require_bytes(setup.name, part);
+    require_read(setup.name, reading, std::move(read));
     require(reading->counters().retries == 2, "%s: %llu retries", setup.name,
             static_cast<unsigned long long>(reading->counters().retries));
   }
@@ -301,10 +300,7 @@ RING_CASE(reader_flip_once, "a byte that flipped on its way is read again") {
                       small_chunks());
       Read read = read_of(1, offset, bytes, memory.data());
       read.parts[0].checksums = sums.data();
-      const ReadPart part = read.parts.front();
-      reading->submit(std::move(read));
-      require_landing(setup.name, reading.next(), Landing::arrived);
-      require_bytes(setup.name, part);
+      require_read(setup.name, reading, std::move(read));
       require(reading->counters().mismatches == 1, "%s: %llu mismatches", setup.name,
               static_cast<unsigned long long>(reading->counters().mismatches));
     }
@@ -350,10 +346,7 @@ RING_CASE(reader_mirrors, "a copy that was cut or changed is made good by the ot
       for (int i = 0; i < 3; ++i) {
         Read read = read_of(1, 1, kFileBytes - 1, memory.data());
         read.parts[0].checksums = sums.data();
-        const ReadPart part = read.parts.front();
-        reading->submit(std::move(read));
-        require_landing(setup.name, reading.next(), Landing::arrived);
-        require_bytes(setup.name, part);
+        require_read(setup.name, reading, std::move(read));
       }
     }
   }

@@ -1,38 +1,26 @@
 // POST /v1/chat/completions
 import type { FastifyInstance } from 'fastify'
 import type { Message } from '../../model/template.js'
+import { answer } from '../answer.js'
 import { ChatForm } from '../chatform.js'
-import { deliver } from '../deliver.js'
-import { chatWishes, choicesOf } from '../draw.js'
+import { chatWishes } from '../draw.js'
 import { chatBody, type MessageBody, parsed } from '../schema.js'
-import { admit, answererOf, type Service } from '../service.js'
+import { admit, type Service } from '../service.js'
 
 export function addChat(app: FastifyInstance, service: Service): void {
   app.post('/v1/chat/completions', (request, reply) => {
     const body = parsed(chatBody, request.body)
     const wishes = chatWishes(body)
     const facts = service.keeper.readyFacts()
-    return admit(service, request, reply, body.n ?? 1, async ({ signal, leave }) => {
+    return admit(service, request, reply, body.n ?? 1, async (admission) => {
       const prompt = await service.prompts.ofChat(
         body.messages.map(messageOf),
         body.chat_template_kwargs ?? {},
         facts.plan.contextTokens,
-        signal,
+        admission.signal,
       )
-      const includesUsage = body.stream_options?.include_usage === true
-      const hasLogprobs = wishes.topLogprobs !== null
-      return deliver(service, reply, {
-        choices: choicesOf([prompt], wishes, facts),
-        form: new ChatForm(
-          answererOf(service, facts),
-          service.tokenizer,
-          hasLogprobs,
-          includesUsage,
-        ),
-        streamed: body.stream === true ? { includesUsage } : null,
-        signal,
-        onDrawn: leave,
-      })
+      const question = { prompts: [prompt], wishes, facts }
+      return answer(service, reply, question, ChatForm, admission)
     })
   })
 }

@@ -1,11 +1,11 @@
 // POST /v1/completions: text continued as it is, without a template.
 import type { FastifyInstance } from 'fastify'
-import { deliver } from '../deliver.js'
-import { choicesOf, completionWishes } from '../draw.js'
+import { answer } from '../answer.js'
+import { completionWishes } from '../draw.js'
 import type { Prompt } from '../prompts.js'
 import { badRequest } from '../refusal.js'
 import { type CompletionBody, completionBody, parsed } from '../schema.js'
-import { admit, answererOf, type Service } from '../service.js'
+import { admit, type Service } from '../service.js'
 import { TextForm } from '../textform.js'
 
 const PROMPTS_MAX = 128
@@ -18,26 +18,13 @@ export function addCompletions(app: FastifyInstance, service: Service): void {
     const facts = service.keeper.readyFacts()
     const { contextTokens } = facts.plan
     const places = sources.length * (body.n ?? 1)
-    return admit(service, request, reply, places, async ({ signal, leave }) => {
+    return admit(service, request, reply, places, async (admission) => {
       const promptOf = (source: string | number[]): Promise<Prompt> | Prompt =>
         typeof source === 'string'
-          ? service.prompts.ofText(source, contextTokens, signal)
+          ? service.prompts.ofText(source, contextTokens, admission.signal)
           : { tokens: Int32Array.from(source), thinking: null }
-      const prompts = await Promise.all(sources.map(promptOf))
-      const includesUsage = body.stream_options?.include_usage === true
-      const hasLogprobs = wishes.topLogprobs !== null
-      return deliver(service, reply, {
-        choices: choicesOf(prompts, wishes, facts),
-        form: new TextForm(
-          answererOf(service, facts),
-          service.tokenizer,
-          hasLogprobs,
-          includesUsage,
-        ),
-        streamed: body.stream === true ? { includesUsage } : null,
-        signal,
-        onDrawn: leave,
-      })
+      const question = { prompts: await Promise.all(sources.map(promptOf)), wishes, facts }
+      return answer(service, reply, question, TextForm, admission)
     })
   })
 }

@@ -29,13 +29,15 @@ export function readProfile(path: string, of: ProfiledModel): Profile {
 
 /** An empty profile that can be written there later. Throws ModelError when it could not. */
 export function newProfile(path: string, of: ProfiledModel): Profile {
+  let isSpecial = false
   try {
-    fs.accessSync(dirname(path), fs.constants.W_OK | fs.constants.X_OK)
+    // A pipe or a device would be replaced, not written to.
+    isSpecial = fs.statSync(path, { throwIfNoEntry: false })?.isFile() === false
+    if (!isSpecial) fs.accessSync(dirname(path), fs.constants.W_OK | fs.constants.X_OK)
   } catch (error) {
     throw unwritable(path, error)
   }
-  // A pipe or a device would be replaced, not written to.
-  if (fs.statSync(path, { throwIfNoEntry: false })?.isFile() === false) {
+  if (isSpecial) {
     throw new ModelError(`--save-profile ${path}: expected a file, found a folder, pipe or device`)
   }
   return new Profile(of.moeLayers, of.experts, of.model)

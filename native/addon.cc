@@ -25,7 +25,9 @@ class Device : public Napi::ObjectWrap<Device> {
         {InstanceMethod("open", &Device::open), InstanceMethod("begin", &Device::begin),
          InstanceMethod("advance", &Device::advance), InstanceMethod("mix", &Device::mix),
          InstanceMethod("stage", &Device::stage), InstanceMethod("poll", &Device::poll),
-         InstanceMethod("routed", &Device::routed), InstanceMethod("sample", &Device::sample),
+         InstanceMethod("routed", &Device::routed), InstanceMethod("foresee", &Device::foresee),
+         InstanceMethod("sample", &Device::sample),
+         InstanceMethod("routerBiases", &Device::router_biases),
          InstanceMethod("close", &Device::close), InstanceMethod("describe", &Device::describe)});
   }
 
@@ -52,6 +54,10 @@ class Device : public Napi::ObjectWrap<Device> {
     auto counters = float64s(env, o.Get("counters"), "layout.counters");
     if (counters.ElementLength() < ring::counter::count)
       refuse(env, "layout.counters", "as long as there are counters");
+    auto scores = float32s(env, o.Get("scores"), "layout.scores");
+    const double of_all = static_cast<double>(layout.shape.moe_layers()) * layout.shape.experts;
+    if (scores.ElementLength() > 0 && static_cast<double>(scores.ElementLength()) < of_all)
+      refuse(env, "layout.scores", "empty or as long as all layers' experts");
     const auto checksums = uint32s(env, o.Get("checksums"), "layout.checksums");
     layout.checksums = checksums.Data();
     layout.checksum_count = checksums.ElementLength();
@@ -61,6 +67,7 @@ class Device : public Napi::ObjectWrap<Device> {
     const auto ahead = int32s(env, o.Get("ahead"), "layout.ahead");
     layout.ahead.assign(ahead.Data(), ahead.Data() + ahead.ElementLength());
     layout.counters = counters.Data();
+    if (scores.ElementLength() > 0) layout.scores = scores.Data();
     layout.tensors = tensors.Data();
     layout.tensor_values = tensors.ElementLength();
     layout.expert_tensors = experts.Data();
@@ -73,6 +80,7 @@ class Device : public Napi::ObjectWrap<Device> {
     // The device uses these until it is closed.
     control_ = Napi::Persistent(static_cast<Napi::Object>(control));
     counters_ = Napi::Persistent(static_cast<Napi::Object>(counters));
+    scores_ = Napi::Persistent(static_cast<Napi::Object>(scores));
     checksums_ = Napi::Persistent(static_cast<Napi::Object>(checksums));
     return env.Undefined();
   }
@@ -109,7 +117,8 @@ class Device : public Napi::ObjectWrap<Device> {
                                    bias_values.Data(),
                                    bias_ids.ElementLength(),
                                    masks.Data(),
-                                   masks.ElementLength()};
+                                   masks.ElementLength(),
+                                   o.Get("looksAhead").ToBoolean()};
     int32_t id = 0;
     require(env, device_.begin(batch, &id));
     return Napi::Number::New(env, id);
@@ -154,6 +163,14 @@ class Device : public Napi::ObjectWrap<Device> {
     int32_t count = 0;
     require(env, device_.routed(uses.Data(), uses.ElementLength(), &count));
     return Napi::Number::New(env, count);
+  }
+
+  Napi::Value foresee(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const int32_t id = integer(env, info[0], "step");
+    auto scores = float32s(env, info[1], "scores");
+    require(env, device_.foresee(id, scores.Data(), scores.ElementLength()));
+    return env.Undefined();
   }
 
   Napi::Value sample(const Napi::CallbackInfo& info) {
@@ -212,10 +229,18 @@ class Device : public Napi::ObjectWrap<Device> {
     return Napi::Number::New(env, static_cast<int32_t>(reason));
   }
 
+  Napi::Value router_biases(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    auto biases = float32s(env, info[0], "biases");
+    require(env, device_.router_biases(biases.Data(), biases.ElementLength()));
+    return env.Undefined();
+  }
+
   Napi::Value close(const Napi::CallbackInfo& info) {
     device_.close();
     control_.Reset();
     counters_.Reset();
+    scores_.Reset();
     checksums_.Reset();
     return info.Env().Undefined();
   }
@@ -225,7 +250,7 @@ class Device : public Napi::ObjectWrap<Device> {
   }
 
   ring::Device device_;
-  Napi::ObjectReference control_, counters_, checksums_;
+  Napi::ObjectReference control_, counters_, checksums_, scores_;
 };
 
 // What this machine has; touches nothing.

@@ -70,7 +70,7 @@ struct HeadOutput {
   float* logits;        // [rows][vocabulary], or null
 };
 
-constexpr uint32_t kBackendVersion = 2;
+constexpr uint32_t kBackendVersion = 3;
 
 struct Backend {
   uint32_t version;
@@ -85,13 +85,18 @@ struct Backend {
   // scores: [tokens][experts] probabilities before the bias, or null.
   Status (*route)(void* self, int32_t step, int32_t layer, uint16_t* experts, float* weights,
                   float* scores);
-  // What the gate of a later MoE layer makes of the residual stream as `layer` has it after its
-  // attention, through that layer's own norm: [tokens][experts] probabilities.
-  Status (*look_ahead)(void* self, int32_t step, int32_t later_layer, float* scores);
+  // The shared expert of a routed layer, if it has one; `settle` adds it. Comes once between route
+  // and settle, and before look_ahead.
+  Status (*share)(void* self, int32_t step, int32_t layer);
+  // The router of a later MoE layer on what is known of the residual stream now: after the
+  // attention of `layer` and with its shared expert, through the later layer's own norm. experts:
+  // [tokens][top_k] that it would choose; scores: [tokens][experts] probabilities.
+  Status (*look_ahead)(void* self, int32_t step, int32_t layer, int32_t later_layer,
+                       uint16_t* experts, float* scores);
   // Computes the routed outputs of these experts. Steps above limit::unordered_tokens hand them
   // over in rising index, smaller ones in any order.
   Status (*mix)(void* self, int32_t step, int32_t layer, const ReadyExpert* experts, int32_t count);
-  // Adds routed outputs in rising expert index, then the shared expert, then the residual.
+  // Adds routed outputs in rising expert index, then what `share` made, then the residual.
   Status (*settle)(void* self, int32_t step, int32_t layer);
   Status (*sample)(void* self, int32_t step, const Sampling* sampling, const HeadOutput* output);
   // Instruction set or device in use, for people.

@@ -8,10 +8,12 @@
 namespace ring {
 
 // Raised by one whenever the meaning of a field changes.
-constexpr int kContractVersion = 3;
+constexpr int kContractVersion = 4;
 
 // Why `advance` came back. Below `done` the device wants an answer; from `done` on the step has
-// ended.
+// ended. `missing`: experts of the layer are in no slot. `ahead`: they all are, but an expert that
+// a later layer will probably want is nowhere, or one is being read that this layer turned out not
+// to want; the step goes on with `advance` whatever the answer.
 #define RING_REASONS(X) \
   X(missing, 0)         \
   X(ahead, 1)           \
@@ -177,9 +179,9 @@ constexpr int kContractVersion = 3;
   X(cancelled, 2)      \
   X(touched, 3)
 
-// What layers routed to, for the cache: an expert of the whole model, for how many tokens, and
-// whether it lay in memory then: 1 yes, 0 no, -1 nobody can tell. In the map tier a few of its
-// pages were looked at.
+// What layers routed to, for the cache, whole layers at a time: an expert of the whole model, for
+// how many tokens, and whether it lay in memory then: 1 yes, 0 no, -1 nobody can tell. In the map
+// tier a few of its pages were looked at.
 #define RING_USE_FIELDS(X) \
   X(expert, 0)             \
   X(tokens, 1)             \
@@ -234,12 +236,14 @@ constexpr int kContractVersion = 3;
   X(slots_locked, 20)    \
   X(uses_lost, 21)       \
   X(policy_s, 22)        \
-  X(count, 23)
+  X(ahead_s, 23)         \
+  X(count, 24)
 
 #define RING_LIMITS(X)     \
   X(slot_bits, 24)         \
   X(steps_open, 2)         \
   X(unordered_tokens, 128) \
+  X(ahead_tokens, 16)      \
   X(experts_max, 65535)    \
   X(layers_max, 1024)      \
   X(top_logprobs_max, 1024)

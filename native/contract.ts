@@ -139,7 +139,7 @@ export const Counter = {
   mix_s: 4,
   settle_s: 5,
   sample_s: 6,
-  /** Of mix_s, what was computed while reads were under way. */
+  /** Of all that is computed, what was while reads that are waited for were under way. */
   overlapped_s: 7,
   /** Waiting for reads with nothing to compute. */
   stall_nvme_s: 8,
@@ -159,19 +159,23 @@ export const Counter = {
   uses_lost: 21,
   /** Added by the engine: deciding what to load and where. */
   policy_s: 22,
-  count: 23,
+  /** Routers of later layers, run early. */
+  ahead_s: 23,
+  count: 24,
 } as const
 export const Limit = {
   slot_bits: 24,
   steps_open: 2,
   unordered_tokens: 128,
+  /** Steps of more tokens do not look ahead. */
+  ahead_tokens: 16,
   experts_max: 65535,
   layers_max: 1024,
   top_logprobs_max: 1024,
 } as const
 
 export const contract = {
-  contract: { version: 3 },
+  contract: { version: 4 },
   reason: Reason,
   code: Code,
   dtype: Dtype,

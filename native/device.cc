@@ -93,6 +93,7 @@ void Device::close() {
   extents_.clear();
   uses_.clear();
   counters_ = nullptr;
+  scores_ = nullptr;
   description_.clear();
   maps_.clear();
   found_ns_.clear();
@@ -116,6 +117,7 @@ Status Device::open(const Layout& layout) {
     lockstep_ = layout.lockstep;
     keeps_scores_ = layout.keeps_scores;
     ahead_ = layout.ahead;
+    scores_ = layout.scores;
     control_ = layout.control;
     control_words_ = layout.control_words;
     backend_ = cpu_backend();
@@ -227,7 +229,7 @@ Status Device::begin(const BatchView& batch, int32_t* id) {
                            step.parts.data()};
   RING_TRY(backend_->begin(compute_, index, &input));
   step.layer = 0;
-  step.routed = false;
+  step.routed = step.shared = step.foreseen = step.told_ahead = false;
   step.reason = Reason::done;
   step.why = {};
   step.phase = Phase::running;
@@ -255,17 +257,17 @@ Status Device::advance(int32_t id, Reason* reason, int32_t* stop, size_t stop_le
       *reason = end(*step, Reason::cancelled, {});
       return {};
     }
-    bool stops = false;
-    const Status status = run_layer(index, *step, &stops);
+    Reason stop_reason = Reason::done;
+    const Status status = run_layer(index, *step, &stop_reason);
     if (status.failed()) {
       *reason = end(*step, status.code == Code::lost ? Reason::lost : Reason::failed, status);
       return {};
     }
-    if (stops) {
+    if (stop_reason != Reason::done) {
       stop[stop_field::layer] = step->layer;
       stop[stop_field::wanted] = static_cast<int32_t>(step->wanted.size());
       std::copy(step->wanted.begin(), step->wanted.end(), stop + stop_field::experts);
-      *reason = Reason::missing;
+      *reason = stop_reason;
       return {};
     }
   }
@@ -274,8 +276,8 @@ Status Device::advance(int32_t id, Reason* reason, int32_t* stop, size_t stop_le
   return {};
 }
 
-// One layer up to its end, or up to a stop. Called again after a mix it goes on where it was.
-Status Device::run_layer(int32_t index, Step& step, bool* stops) {
+// One layer up to its end, or up to a stop. Called again after a stop it goes on where it was.
+Status Device::run_layer(int32_t index, Step& step, Reason* stop) {
   if (!step.routed) {
     {
       const Timed timed(&counters_[counter::attend_s]);
@@ -285,17 +287,24 @@ Status Device::run_layer(int32_t index, Step& step, bool* stops) {
     step.routed = true;
   }
   if (model_.shape.is_moe(step.layer)) {
-    if (!lockstep_) RING_TRY(mix_resident(index, step));
     if (!step.wanted.empty()) {
-      *stops = true;
-      return check_maps();
+      const bool all_found = !lockstep_ && finds_all(step);
+      if (all_found && step.looks_ahead && !step.told_ahead) {
+        RING_TRY(foresee_layer(index, step));
+        step.told_ahead = true;
+        if (wants_guidance(step)) *stop = Reason::ahead;
+      }
+      if (!all_found) *stop = Reason::missing;
+      if (*stop != Reason::done) return check_maps();
+      RING_TRY(mix_found(index, step));
     }
+    RING_TRY(share_layer(index, step));
     const Timed timed(&counters_[counter::settle_s]);
     RING_TRY(backend_->settle(compute_, index, step.layer));
   }
   RING_TRY(check_maps());
   ++step.layer;
-  step.routed = false;
+  step.routed = step.shared = step.foreseen = step.told_ahead = false;
   return {};
 }
 

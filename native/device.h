@@ -45,9 +45,12 @@ struct Layout {
   size_t checksum_count = 0;
   int32_t slots = 0;  // 0: experts and dense weights are computed with where they are mapped
   Io io;
-  bool lockstep = false;                    // stop at every MoE layer
-  bool keeps_scores = false;                // of the router, for every token of a step
-  std::vector<int32_t> ahead;               // with scores: distances to look ahead
+  bool lockstep = false;       // stop at every MoE layer
+  bool keeps_scores = false;   // of the router, for every token of a step
+  std::vector<int32_t> ahead;  // distances to look ahead, in layers, rising
+  // [MoE layer][experts], or null: the router's probabilities as each layer last had them, the mean
+  // over the tokens of its step. Written by the device where a layer routes.
+  float* scores = nullptr;
   std::atomic<int32_t>* control = nullptr;  // shared with other threads; outlives the device
   size_t control_words = 0;
   double* counters = nullptr;  // [counter::count], shared like control
@@ -70,6 +73,7 @@ struct BatchView {
   size_t bias_length;
   const uint32_t* masks;  // for every masked part, ceil(vocabulary / 32) words
   size_t masks_length;
+  bool looks_ahead = false;  // stop with Reason::ahead
 };
 
 struct OutcomeView {
@@ -102,11 +106,17 @@ class Device {
   Status stage(const int32_t* orders, size_t values);
   // Events since the last call; when there are none, waits up to wait_ms for one.
   Status poll(int32_t* events, size_t values, int wait_ms, int32_t* count);
-  // What layers routed to since the last call.
+  // What layers routed to since the last call, whole layers only.
   Status routed(int32_t* uses, size_t values, int32_t* count);
+  // At a stop of a step of at most limit::ahead_tokens: probabilities that the routers of later
+  // layers give now, [ahead][token][experts]; zeros where no layer is.
+  Status foresee(int32_t id, float* scores, size_t length);
   // Ends the step, whatever became of it.
   Status sample(int32_t id, Reason* reason, OutcomeView& outcome, Status* why);
   void close();
+  // What the routers add to their probabilities before they choose: [MoE layer][experts], zeros
+  // where a layer adds nothing.
+  Status router_biases(float* biases, size_t length) const;
   // Which way the weights are read and computed, for people. Empty before open.
   const char* describe() const;
   int32_t vocabulary() const { return model_.shape.vocabulary; }
@@ -121,7 +131,10 @@ class Device {
     Reason reason = Reason::done;
     Status why;
     int32_t layer = 0;
-    bool routed = false;  // the current layer has attended and routed
+    // Of the current layer: it has attended and routed; its shared expert is computed; later
+    // routers have been run; whoever decides has been asked about those.
+    bool routed = false, shared = false, foreseen = false, told_ahead = false;
+    bool looks_ahead = false;
     int32_t tokens = 0;
     std::vector<int32_t> ids, blocks, history, bias_ids;
     std::vector<float> bias_values;
@@ -131,9 +144,11 @@ class Device {
     std::vector<Status> faults;     // [part] ok, or why the part has failed while the step goes on
     std::vector<uint16_t> experts;  // [MoE layer][token][top_k]
     std::vector<float> weights;
-    std::vector<float> scores;       // [MoE layer][token][1 + ahead][experts] when kept
-    std::vector<int32_t> wanted;     // experts of the layer that are not mixed yet, rising
-    std::vector<int32_t> tokens_of;  // [expert] tokens that want it
+    std::vector<float> scores;               // [MoE layer][token][1 + ahead][experts] when kept
+    std::vector<uint16_t> foreseen_experts;  // [ahead][token][top_k] of the current layer
+    std::vector<float> foreseen_scores;      // [ahead][token][experts]
+    std::vector<int32_t> wanted;             // experts of the layer that are not mixed yet, rising
+    std::vector<int32_t> tokens_of;          // [expert] tokens that want it
     std::vector<ReadyExpert> ready;
   };
   struct Wanted {
@@ -149,13 +164,20 @@ class Device {
   Status check_maps();
   Status check_sizes();
   Status lose(const FileMap& map, int64_t offset);
-  void keep_scores(int32_t index, Step& step, float* one_layer);
   Status open_mapped(const Layout& layout);
   Status open_slots(const Layout& layout);
-  Status run_layer(int32_t index, Step& step, bool* stops);
+  Status run_layer(int32_t index, Step& step, Reason* stop);
   // experts.cc: from routing to the sum of a layer's experts.
   Status route_layer(int32_t index, Step& step);
-  Status mix_resident(int32_t index, Step& step);
+  Status share_layer(int32_t index, Step& step);
+  bool finds_all(Step& step);
+  bool is_awaiting_reads() const;
+  Status mix_found(int32_t index, Step& step);
+  // foresee.cc: what later layers will probably want.
+  Status foresee_layer(int32_t index, Step& step);
+  bool wants_guidance(const Step& step) const;
+  Status keep_scores(int32_t index, Step& step, const float* own);
+  void publish_scores(const Step& step, const float* own);
   void list_wanted(Step& step);
   void note_uses(const Step& step);
   int32_t residency(int32_t expert, int64_t time_ns);
@@ -189,6 +211,8 @@ class Device {
   bool lockstep_ = false;
   bool keeps_scores_ = false;
   std::vector<int32_t> ahead_;
+  float* scores_ = nullptr;        // see Layout::scores
+  std::vector<float> own_scores_;  // [token][experts] of the layer that routes
   std::atomic<int32_t>* control_ = nullptr;
   size_t control_words_ = 0;
   const Backend* backend_ = nullptr;

@@ -68,39 +68,36 @@ Status Device::route_layer(int32_t index, Step& step) {
   const Shape& s = model_.shape;
   const size_t moe_layer = static_cast<size_t>(step.layer - s.first_moe_layer);
   const size_t at = moe_layer * step.tokens * s.top_k;
+  const bool wants_scores = keeps_scores_ || scores_ != nullptr;
+  if (wants_scores) own_scores_.resize(static_cast<size_t>(step.tokens) * s.experts);
   {
     const Timed timed(&counters_[counter::route_s]);
-    const size_t of_layer = static_cast<size_t>(step.tokens) * (1 + ahead_.size()) * s.experts;
-    float* scores = keeps_scores_ ? &step.scores[moe_layer * of_layer] : nullptr;
-    // With distances to look ahead the scores of a token do not lie together yet: see keep_scores.
-    RING_TRY(
-        backend_->route(compute_, index, step.layer, &step.experts[at], &step.weights[at], scores));
-    if (scores != nullptr) keep_scores(index, step, scores);
+    RING_TRY(backend_->route(compute_, index, step.layer, &step.experts[at], &step.weights[at],
+                             wants_scores ? own_scores_.data() : nullptr));
   }
+  if (scores_ != nullptr) publish_scores(step, own_scores_.data());
+  if (keeps_scores_) RING_TRY(keep_scores(index, step, own_scores_.data()));
   list_wanted(step);
   note_uses(step);
   return {};
 }
 
-// From [token][experts] of this layer to [token][1 + ahead][experts]; zeros where no layer is.
-void Device::keep_scores(int32_t index, Step& step, float* one_layer) {
-  if (ahead_.empty()) return;
-  const size_t experts = static_cast<size_t>(model_.shape.experts);
-  const size_t kinds = 1 + ahead_.size(), tokens = static_cast<size_t>(step.tokens);
-  std::vector<float> own(one_layer, one_layer + tokens * experts), later(tokens * experts);
-  const auto put = [&](const std::vector<float>& scores, size_t kind) {
-    for (size_t token = 0; token < tokens; ++token)
-      std::copy_n(&scores[token * experts], experts, one_layer + (token * kinds + kind) * experts);
-  };
-  put(own, 0);
-  for (size_t kind = 1; kind < kinds; ++kind) {
-    const int32_t layer = step.layer + ahead_[kind - 1];
-    const bool exists = layer < model_.shape.layers;
-    if (!exists || backend_->look_ahead(compute_, index, layer, later.data()).failed())
-      std::fill(later.begin(), later.end(), 0.0f);
-    put(later, kind);
+// The shared expert, once a layer: before the first wait, so that it is computed while reads are
+// under way.
+Status Device::share_layer(int32_t index, Step& step) {
+  if (step.shared) return {};
+  double seconds = 0;
+  {
+    const Timed timed(&seconds);
+    RING_TRY(backend_->share(compute_, index, step.layer));
   }
+  step.shared = true;
+  count(counter::settle_s, seconds);
+  if (is_awaiting_reads()) count(counter::overlapped_s, seconds);
+  return {};
 }
+
+bool Device::is_awaiting_reads() const { return slots_ != nullptr && slots_->demanded() > 0; }
 
 // Experts that parts which are still good want. Those that only failed parts want add nothing.
 void Device::list_wanted(Step& step) {
@@ -160,27 +157,44 @@ int32_t Device::residency(int32_t expert, int64_t time_ns) {
   return 1;
 }
 
+// A layer that does not fit any more waits for the next call, so that none comes in pieces.
 Status Device::routed(int32_t* uses, size_t values, int32_t* count) {
   RING_TRY(require_open());
-  const size_t taken = std::min(uses_.size(), values / use_field::count * use_field::count);
+  const size_t room = values / use_field::count * use_field::count;
+  if (room < static_cast<size_t>(model_.shape.experts) * use_field::count)
+    return failure(Code::bad_argument, "the array of uses must hold the %d experts of a layer",
+                   model_.shape.experts);
+  size_t taken = std::min(uses_.size(), room);
+  if (taken < uses_.size()) {
+    const auto layer_at = [this](size_t at) { return uses_[at] / model_.shape.experts; };
+    const auto begins = [&](size_t at) {
+      return layer_at(at) != layer_at(at - use_field::count) ||
+             uses_[at] <= uses_[at - use_field::count];
+    };
+    while (taken > 0 && !begins(taken)) taken -= use_field::count;
+  }
   std::copy_n(uses_.begin(), taken, uses);
   uses_.erase(uses_.begin(), uses_.begin() + static_cast<std::ptrdiff_t>(taken));
   *count = static_cast<int32_t>(taken / use_field::count);
   return {};
 }
 
-// Where every wanted expert lies ready, all are computed; else nothing is, and somebody decides.
-Status Device::mix_resident(int32_t index, Step& step) {
+// Whether every wanted expert lies ready; they are listed then.
+bool Device::finds_all(Step& step) {
   const int64_t first = first_expert(step);
   if (reader_ != nullptr) slots_->settle();
   step.ready.clear();
   for (const int32_t expert : step.wanted) {
     const Mlp* weights = reader_ == nullptr ? &model_.experts[static_cast<size_t>(first + expert)]
                                             : slots_->find(static_cast<int32_t>(first) + expert);
-    if (weights == nullptr) return {};
+    if (weights == nullptr) return false;
     step.ready.push_back({expert, weights});
   }
-  RING_TRY(mix_ready(index, step, false));
+  return true;
+}
+
+Status Device::mix_found(int32_t index, Step& step) {
+  RING_TRY(mix_ready(index, step, is_awaiting_reads()));
   step.wanted.clear();
   return {};
 }
@@ -242,6 +256,7 @@ Status Device::mix(int32_t id, const int32_t* places, size_t count) {
   RING_TRY(check_places(*step, places, count));
   const int32_t index = static_cast<int32_t>(step - steps_);
   const auto first = static_cast<int32_t>(first_expert(*step));
+  RING_TRY(share_layer(index, *step));
   placed_.clear();
   for (size_t i = 0; i < count; ++i) {
     if (places[i] == -1) continue;
@@ -289,7 +304,7 @@ Status Device::mix_as_they_land(int32_t index, Step& step, std::vector<Wanted>& 
     }
     placed.resize(kept);
     if (!step.ready.empty()) {
-      RING_TRY(mix_ready(index, step, kept > 0));
+      RING_TRY(mix_ready(index, step, is_awaiting_reads()));
       forget_mixed(step);
       continue;
     }

@@ -79,9 +79,15 @@ export interface Layout {
   readonly io: ReaderLayout
   /** CRC32C blocks that TensorField.checksums points into. */
   readonly checksums: Uint32Array
-  /** Keep router probabilities of every token of a step, and look-ahead ones at these distances. */
+  /** Keep router probabilities of every token of a step, for a trace, and those that look ahead. */
   readonly keepsScores: boolean
+  /** Distances to look ahead, in layers, rising. */
   readonly ahead: Int32Array
+  /**
+   * [MoE layer][experts] the router's probabilities as each layer last had them, the mean over the
+   * tokens of its step; written where a layer routes. Empty: not wanted.
+   */
+  readonly scores: Float32Array
   /** Stop at every MoE layer: the path of misses, for tests and replay. */
   readonly lockstep: boolean
   /** Over a SharedArrayBuffer where another thread may cancel. */
@@ -136,6 +142,8 @@ export interface Batch {
   biasValues: Float32Array
   /** For every masked part ceil(vocabulary / 32) words, bit set: allowed. */
   masks: Uint32Array
+  /** Stop with Reason.ahead where experts of later layers may have to be read; absent: do not. */
+  looksAhead?: boolean
 }
 
 /** What a step gives. Row r is the r-th row with logits, in part order. */
@@ -177,8 +185,18 @@ export interface Device {
   stage(orders: Int32Array): void
   /** Fills events [n][EventField.count] and returns n; waits up to waitMs when there are none. */
   poll(events: Int32Array, waitMs: number): number
-  /** Fills what layers routed to since the last call, [n][UseField.count], and returns n. */
+  /**
+   * Fills what layers routed to since the last call, [n][UseField.count], and returns n. Layers come
+   * whole, so there must be room for one.
+   */
   routed(uses: Int32Array): number
+  /**
+   * At a stop of a step of at most Limit.ahead_tokens: probabilities that the routers of later layers
+   * give now, [ahead][token][experts]; zeros where no layer is.
+   */
+  foresee(step: number, scores: Float32Array): void
+  /** What routers add to their probabilities before they choose: [MoE layer][experts]. */
+  routerBiases(biases: Float32Array): void
   /** Ends the step and fills the outcome; returns `done`, or why there is none. */
   sample(step: number, outcome: Outcome): Reason
   /** Frees everything; may be called in any state, again too. */

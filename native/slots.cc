@@ -8,6 +8,9 @@ namespace {
 
 constexpr uint64_t kSlabBytes = uint64_t{1} << 30;
 constexpr int32_t kSlotMask = (1 << limit::slot_bits) - 1;
+// Of an expert, the look-ahead bytes that may be under way: what a demand read may have to wait
+// for.
+constexpr uint64_t kAheadPercent = 8;
 // While memory is still being touched nobody wakes us when a slot becomes free.
 constexpr int kTouchWaitMs = 2;
 
@@ -39,6 +42,7 @@ Status Slots::open(int32_t count, const Model& model, const std::vector<ExpertEx
   slot_bytes_ = slot_bytes(extents);
   slots_per_slab_ = static_cast<int32_t>(std::max<uint64_t>(1, kSlabBytes / slot_bytes_));
   slots_.resize(count);
+  reader->limit_ahead(slot_bytes_ * kAheadPercent / 100);
   slot_of_.assign(extents.size(), -1);
   for (int32_t first = 0; first < count; first += slots_per_slab_) {
     const int32_t here = std::min(slots_per_slab_, count - first);
@@ -71,6 +75,14 @@ bool Slots::is_ready(int32_t slot, int32_t expert) const {
 
 bool Slots::is_loading(int32_t slot, int32_t expert) const {
   return slots_[slot].state == State::loading && slots_[slot].expert == expert;
+}
+
+bool Slots::is_any_ahead(int32_t first, int32_t count) const {
+  for (int32_t expert = first; expert < first + count; ++expert) {
+    const int32_t slot = slot_of_[expert];
+    if (slot >= 0 && slots_[slot].state == State::loading && slots_[slot].is_ahead) return true;
+  }
+  return false;
 }
 
 Status Slots::check(const int32_t* orders, size_t count) {
@@ -126,6 +138,7 @@ Status Slots::stage(const int32_t* orders, size_t count) {
       reader_->cancel(expert);
     } else if (urgency == Urgency::demand && slots_[slot].is_ahead) {
       slots_[slot].is_ahead = false;
+      ++demanded_;
       reader_->promote(expert);
     }
   }
@@ -137,6 +150,7 @@ void Slots::load(int32_t slot, int32_t expert, bool is_ahead) {
   if (s.expert >= 0) slot_of_[s.expert] = -1;
   s.state = State::loading;
   s.is_ahead = is_ahead;
+  if (!is_ahead) ++demanded_;
   s.expert = expert;
   s.weights = model_->experts[expert];
   slot_of_[expert] = slot;
@@ -157,6 +171,7 @@ void Slots::land(const io::Arrival& arrival) {
   const auto expert = static_cast<int32_t>(arrival.tag);
   const int32_t slot = slot_of_[expert];
   Slot& s = slots_[slot];
+  if (!s.is_ahead) --demanded_;
   if (arrival.landing == io::Landing::arrived) {
     s.state = State::ready;
     events_.push_back({EventKind::arrived, expert, slot, Code::ok});

@@ -41,6 +41,12 @@ class Slots {
   const Mlp* find(int32_t expert) const;
   bool is_ready(int32_t slot, int32_t expert) const;
   bool is_loading(int32_t slot, int32_t expert) const;
+  // Whether the expert lies in a slot or is being read into one.
+  bool holds(int32_t expert) const { return slot_of_[expert] >= 0; }
+  // Whether any of so many experts is being read as look-ahead.
+  bool is_any_ahead(int32_t first, int32_t count) const;
+  // Slots that are being read for somebody who waits.
+  int32_t demanded() const { return demanded_; }
 
   // Orders [n][order_field::count]; all are checked before any is obeyed.
   Status stage(const int32_t* orders, size_t count);
@@ -83,6 +89,7 @@ class Slots {
   std::vector<Slab> slabs_;
   Toucher toucher_;
   int32_t touched_ = 0;
+  int32_t demanded_ = 0;
   std::vector<Slot> slots_;
   std::vector<int32_t> slot_of_;  // [expert] slot that holds or loads it, or -1
   std::vector<Event> events_;

@@ -105,7 +105,7 @@ class Walk {
     device.tell(cache)
     const all = this.shape.moeLayers * this.shape.experts
     const guesses = Int32Array.from(someOf(dice, all, 1 + dice.below(Math.min(all, 5))))
-    device.stage(dice.below(3) > 0 ? cache.ahead(guesses) : cache.withdraw(guesses))
+    device.stage(dice.below(3) > 0 ? cache.ahead(guesses) : cache.ahead(Int32Array.of(), guesses))
   }
 }
 

@@ -7,7 +7,7 @@ import { newLayerCounts } from '../src/cache/counts.js'
 import { expertOf, nowhere, placeOf, slotOf, Tier } from '../src/cache/place.js'
 import { createPolicy } from '../src/cache/policies.js'
 import type { CacheShape, Policy } from '../src/cache/policy.js'
-import { OrderField, Urgency, UseField } from '../src/cache/records.js'
+import { OrderField, Urgency } from '../src/cache/records.js'
 import { SlotCache, unorderedTokens } from '../src/cache/slotcache.js'
 import { CacheDevice, usesOf, visit } from './cachedevice.js'
 
@@ -268,7 +268,7 @@ describe('guesses', () => {
   it('can be withdrawn while they are loading, and leave a free slot', () => {
     const { cache, device } = open({ slots: 1 })
     device.stage(cache.ahead(list(3)))
-    device.stage(cache.withdraw(list(3, 4)))
+    device.stage(cache.ahead(list(), list(3, 4)))
     device.land(3)
     device.tell(cache)
     expect(device.count('free')).toBe(1)
@@ -280,7 +280,7 @@ describe('a guess that was withdrawn', () => {
   it.each([1, sweepTokens])('is placed only when it is known what became of it', (stepTokens) => {
     const { cache, device } = open({})
     device.stage(cache.ahead(list(3)))
-    device.stage(cache.withdraw(list(3)))
+    device.stage(cache.ahead(list(), list(3)))
     const waiting = cache.place(0, list(3), stepTokens)
     expect([waiting.places[0], waiting.orders.length]).toEqual([nowhere, 0])
     device.land(3)
@@ -302,7 +302,7 @@ describe('counts', () => {
     expect([...counts.evictions]).toEqual([1, 0])
   })
 
-  it('take in a layer that is heard of in pieces, and the policy hears of it whole', () => {
+  it('take in layers one after the other, as the policy hears of them', () => {
     const heard: [number, number, boolean][] = []
     const shape = { moeLayers: 2, experts: 16, topK: 2, slots: 8 }
     const listening: Policy = {
@@ -314,16 +314,14 @@ describe('counts', () => {
     }
     const counts = newLayerCounts(2)
     const cache = new SlotCache(shape, listening, counts)
-    const records = usesOf(0, 16, range(16), 20)
-    cache.used(usesOf(0, 16, [3, 15]))
-    cache.used(records.subarray(0, 5 * UseField.count))
-    cache.used(records.subarray(5 * UseField.count))
-    cache.place(1, list(), 1)
+    const layers = [usesOf(0, 16, [3, 15]), usesOf(0, 16, range(16), 20), usesOf(1, 16, [0])]
+    cache.used(Int32Array.from(layers.flatMap((records) => [...records])))
     expect(heard).toEqual([
       [0, 2, false],
       [0, 16, true],
+      [1, 1, false],
     ])
-    expect(counts.requests[0]).toBe(18)
+    expect([...counts.requests]).toEqual([18, 1])
   })
 })
 

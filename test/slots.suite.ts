@@ -206,7 +206,7 @@ export function slotSuite(fixture: DeviceFixture): void {
         firstMoeLayer: shape.firstMoeLayer,
         stop,
         events: new Int32Array(16 * EventField.count),
-        uses: new Int32Array(16 * UseField.count),
+        uses: new Int32Array(32 * UseField.count),
         counters: new Float64Array(Counter.count),
       }
       expect(step(stage, batchOf(fixture.tokens.slice(0, tokens)), outcome)).toBe(Reason.done)

@@ -152,7 +152,7 @@ Status attend(Cpu& cpu, StepState& step, int32_t layer) {
 
   cpu.normalise(step, w.post_norm, layer);
   if (!s.is_moe(layer)) {
-    cpu.dense_mlp(step, w.mlp);
+    cpu.dense_mlp(step, w.mlp, step.delta.data());
     add_residual(cpu, step, {});
   }
   return {};

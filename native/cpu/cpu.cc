@@ -74,6 +74,7 @@ void size_step(const Cpu& cpu, StepState& step, int32_t tokens) {
   if (s.moe_layers() <= 0) return;
   const size_t pairs = std::max(t, std::min<size_t>(t, limit::unordered_tokens) * s.top_k);
   const size_t expert_width = static_cast<size_t>(cpu.model.experts.front().gate.rows);
+  step.shared.resize(t * s.hidden);
   step.router_logits.resize(t * s.experts);
   step.experts.resize(t * s.top_k);
   step.weights.resize(t * s.top_k);
@@ -130,9 +131,14 @@ Status route_layer(void* self, int32_t step, int32_t layer, uint16_t* experts, f
   Cpu& cpu = *static_cast<Cpu*>(self);
   return route(cpu, cpu.steps[step], layer, experts, weights, scores);
 }
-Status look_ahead_layer(void* self, int32_t step, int32_t later_layer, float* scores) {
+Status share_layer(void* self, int32_t step, int32_t layer) {
   Cpu& cpu = *static_cast<Cpu*>(self);
-  return look_ahead(cpu, cpu.steps[step], later_layer, scores);
+  return share(cpu, cpu.steps[step], layer);
+}
+Status look_ahead_layer(void* self, int32_t step, int32_t layer, int32_t later_layer,
+                        uint16_t* experts, float* scores) {
+  Cpu& cpu = *static_cast<Cpu*>(self);
+  return look_ahead(cpu, cpu.steps[step], layer, later_layer, experts, scores);
 }
 Status mix_layer(void* self, int32_t step, int32_t layer, const ReadyExpert* experts,
                  int32_t count) {
@@ -205,14 +211,14 @@ void Cpu::normalise(StepState& step, const Vector& weight, int layer) {
   });
 }
 
-void Cpu::dense_mlp(StepState& step, const Mlp& mlp) {
+void Cpu::dense_mlp(StepState& step, const Mlp& mlp, float* out) {
   linear(mlp.gate, step.normed.data(), step.tokens, step.gate.data());
   linear(mlp.up, step.normed.data(), step.tokens, step.up.data());
   pool.run(step.tokens, [&](int token, int) {
     const size_t at = static_cast<size_t>(token) * mlp.gate.rows;
     kernels.swiglu(&step.gate[at], &step.up[at], mlp.gate.rows);
   });
-  linear(mlp.down, step.gate.data(), step.tokens, step.delta.data());
+  linear(mlp.down, step.gate.data(), step.tokens, out);
 }
 
 }  // namespace ring::cpu
@@ -220,12 +226,13 @@ void Cpu::dense_mlp(StepState& step, const Mlp& mlp) {
 namespace ring {
 
 const Backend* cpu_backend() {
-  static const Backend table = {kBackendVersion,       "cpu",
-                                cpu::open_backend,     cpu::begin,
-                                cpu::attend_layer,     cpu::route_layer,
-                                cpu::look_ahead_layer, cpu::mix_layer,
-                                cpu::settle_layer,     cpu::sample_step,
-                                cpu::describe,         cpu::close_backend};
+  static const Backend table = {kBackendVersion,   "cpu",
+                                cpu::open_backend, cpu::begin,
+                                cpu::attend_layer, cpu::route_layer,
+                                cpu::share_layer,  cpu::look_ahead_layer,
+                                cpu::mix_layer,    cpu::settle_layer,
+                                cpu::sample_step,  cpu::describe,
+                                cpu::close_backend};
   return &table;
 }
 

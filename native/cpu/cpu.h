@@ -55,6 +55,7 @@ struct StepState {
   std::vector<float> qkv;         // [tokens][qkv rows]
   std::vector<float> attended;    // [tokens][heads * head_dim]
   std::vector<float> delta;       // [tokens][hidden], what a sublayer adds
+  std::vector<float> shared;      // [tokens][hidden], outputs of the shared expert
   std::vector<float> gate, up;    // [tokens][width of the dense MLP or of the shared expert]
   // Routing of the current layer, [tokens][top_k].
   std::vector<float> router_logits;  // [tokens][experts]
@@ -107,14 +108,17 @@ struct Cpu {
   void linear_by(Matmul products, const Matrix& weight, const float* x, int tokens, float* out);
   // Normalises every token; marks the layer when a value is not finite.
   void normalise(StepState& step, const Vector& weight, int layer);
-  // down(silu(gate x) * (up x)) of the dense or shared MLP, from step.normed into step.delta.
-  void dense_mlp(StepState& step, const Mlp& mlp);
+  // down(silu(gate x) * (up x)) of the dense or shared MLP, from step.normed into out
+  // [tokens][hidden].
+  void dense_mlp(StepState& step, const Mlp& mlp, float* out);
 };
 
 Status attend(Cpu& cpu, StepState& step, int32_t layer);
 Status route(Cpu& cpu, StepState& step, int32_t layer, uint16_t* experts, float* weights,
              float* scores);
-Status look_ahead(Cpu& cpu, StepState& step, int32_t later_layer, float* scores);
+Status share(Cpu& cpu, StepState& step, int32_t layer);
+Status look_ahead(Cpu& cpu, StepState& step, int32_t layer, int32_t later_layer, uint16_t* experts,
+                  float* scores);
 Status mix(Cpu& cpu, StepState& step, int32_t layer, const ReadyExpert* experts, int32_t count);
 Status settle(Cpu& cpu, StepState& step, int32_t layer);
 Status sample(Cpu& cpu, StepState& step, const Sampling* sampling, const HeadOutput& output);

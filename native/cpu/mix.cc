@@ -137,10 +137,15 @@ Status mix(Cpu& cpu, StepState& step, int32_t, const ReadyExpert* experts, int32
   return {};
 }
 
+Status share(Cpu& cpu, StepState& step, int32_t layer) {
+  const Mlp& shared = cpu.model.layers[layer].mlp;
+  if (shared.gate.present()) cpu.dense_mlp(step, shared, step.shared.data());
+  return {};
+}
+
 Status settle(Cpu& cpu, StepState& step, int32_t layer) {
   const Shape& s = cpu.shape;
-  const Mlp& shared = cpu.model.layers[layer].mlp;
-  if (shared.gate.present()) cpu.dense_mlp(step, shared);
+  const bool has_shared = cpu.model.layers[layer].mlp.gate.present();
   const bool keeps_pairs = step.tokens <= limit::unordered_tokens;
   cpu.pool.run(step.tokens, [&](int token, int) {
     if (keeps_pairs) {
@@ -151,7 +156,7 @@ Status settle(Cpu& cpu, StepState& step, int32_t layer) {
     const size_t at = static_cast<size_t>(token) * s.hidden;
     for (int i = 0; i < s.hidden; ++i) {
       const float routed =
-          shared.gate.present() ? step.routed[at + i] + step.delta[at + i] : step.routed[at + i];
+          has_shared ? step.routed[at + i] + step.shared[at + i] : step.routed[at + i];
       step.residual[at + i] += routed;
     }
   });

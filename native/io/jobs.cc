@@ -12,6 +12,7 @@ namespace ring::io {
 namespace {
 
 constexpr int kLandedAtOnce = 64;
+constexpr uint64_t kLeastChunkBytes = 256 << 10;
 
 int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
@@ -64,7 +65,7 @@ void Jobs::submit(Read read) {
     done.push_back({read.tag, Landing::failed, refusal});
     return;
   }
-  auto owned = std::make_unique<Job>(std::move(read), options_.chunk_bytes);
+  auto owned = std::make_unique<Job>(std::move(read), chunk_bytes_of(read.priority));
   Job& job = *owned;
   jobs_[job.read.tag] = std::move(owned);
   if (!job.has_more()) return finish(job);
@@ -126,12 +127,18 @@ void Jobs::fill() {
   }
 }
 
+// Look-ahead goes in smaller chunks, so that a few of them fill the drive within its bound.
+uint64_t Jobs::chunk_bytes_of(Priority priority) const {
+  if (priority == Priority::demand) return options_.chunk_bytes;
+  return std::clamp(options_.ahead_bytes / 4, kLeastChunkBytes, options_.chunk_bytes);
+}
+
 // Demand strictly first, but for the few look-ahead bytes that may be under way beside it.
 Job* Jobs::choose_job() const {
   const bool is_alone = demand_.empty();
   const uint64_t limit = is_alone ? options_.ahead_bytes : options_.ahead_bytes_beside_demand;
-  const bool ahead_fits =
-      ahead_under_way_ + options_.chunk_bytes <= limit || (is_alone && ahead_under_way_ == 0);
+  const bool ahead_fits = ahead_under_way_ + chunk_bytes_of(Priority::ahead) <= limit ||
+                          (is_alone && ahead_under_way_ == 0);
   if (!ahead_.empty() && ahead_fits) return ahead_.front();
   return is_alone ? nullptr : demand_.front();
 }

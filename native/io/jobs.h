@@ -47,6 +47,7 @@ class Jobs {
   void unqueue(Job& job);
   void try_again(Piece piece);
   Job* choose_job() const;
+  uint64_t chunk_bytes_of(Priority priority) const;
   void send(Piece piece);
   void count_time();
   void land(const Landed& landed);

@@ -22,11 +22,11 @@ constexpr uint64_t kDefaultChunkBytes = 2 << 20;
 }  // namespace
 
 struct Reader::State {
-  enum class Wish { submit, promote, cancel, lend };
+  enum class Wish { submit, promote, cancel, lend, limit_ahead };
   struct Asked {
     Wish wish;
     Read read;
-    int64_t tag = 0;
+    int64_t tag = 0;  // or bytes
     Region region;
   };
 
@@ -97,6 +97,9 @@ void Reader::State::obey(Asked& wish) {
       return jobs->promote(wish.tag);
     case Wish::cancel:
       return jobs->cancel(wish.tag);
+    case Wish::limit_ahead:
+      options.ahead_bytes = static_cast<uint64_t>(wish.tag);
+      return;
     case Wish::lend: {
       drive->lend(wish.region);
       std::string now = drive->describe();
@@ -159,6 +162,10 @@ Status Reader::open(std::unique_ptr<Drive> drive, const std::vector<Source>& sou
 void Reader::lend(Region region) { state_->ask({State::Wish::lend, {}, 0, region}); }
 
 void Reader::submit(Read read) { state_->ask({State::Wish::submit, std::move(read), 0, {}}); }
+
+void Reader::limit_ahead(uint64_t bytes) {
+  state_->ask({State::Wish::limit_ahead, {}, static_cast<int64_t>(bytes), {}});
+}
 
 void Reader::promote(int64_t tag) { state_->ask({State::Wish::promote, {}, tag, {}}); }
 

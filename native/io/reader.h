@@ -73,7 +73,7 @@ struct ReaderOptions {
   // Look-ahead bytes under way at once: while demand is queued, and while it is not. The latter is
   // what a demand read that comes next may have to wait for.
   uint64_t ahead_bytes_beside_demand = 0;
-  uint64_t ahead_bytes = 32 << 20;
+  uint64_t ahead_bytes = 4 << 20;
 };
 
 class Reader {
@@ -89,6 +89,9 @@ class Reader {
   // See Drive::lend; from any thread. The memory must stay until the reader is gone.
   void lend(Region region);
   void submit(Read read);
+  // Look-ahead bytes under way while no demand is queued; a chunk of a quarter of that is the
+  // least.
+  void limit_ahead(uint64_t bytes);
   // A look-ahead read becomes demand; nothing happens when it is that already, or complete.
   void promote(int64_t tag);
   // What is not under way yet is dropped; the read is then reported as cancelled, or as arrived

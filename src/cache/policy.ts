@@ -18,6 +18,11 @@ export interface Policy {
    * Called before the layer's missing experts are given slots.
    */
   used(moeLayer: number, records: Int32Array, count: number, isSweep: boolean): void
+  /**
+   * The router's probabilities [experts] before its bias, the mean over the tokens of the step; called
+   * before `used`, and only where somebody gives them.
+   */
+  scored?(moeLayer: number, probabilities: Float32Array): void
   /** The expert was given a slot. */
   entered(expert: Expert): void
   /** The expert has no slot any more. */

@@ -8,6 +8,32 @@ import { type Expert, nowhere, type Place } from './place.js'
  */
 export const UseField = { expert: 0, tokens: 1, resident: 2, count: 3 } as const
 
+/** Calls `visit` with every layer that the records speak of, in their order; layers are in them whole. */
+export function forEachLayer(
+  records: Int32Array,
+  expertsPerLayer: number,
+  visit: (moeLayer: number, records: Int32Array, count: number) => void,
+): void {
+  const { count: width } = UseField
+  let first = 0
+  for (let at = width; at <= records.length; at += width) {
+    const before = records[at - width] ?? 0
+    const expert = records[at] ?? -1
+    const layer = Math.floor(before / expertsPerLayer)
+    if (expert > before && Math.floor(expert / expertsPerLayer) === layer) continue
+    visit(layer, records.subarray(first, at), (at - first) / width)
+    first = at
+  }
+}
+
+/** Of how many tokens a layer's records are. */
+export function tokensOf(records: Int32Array, topK: number): number {
+  let uses = 0
+  for (let at = 0; at < records.length; at += UseField.count)
+    uses += records[at + UseField.tokens] ?? 0
+  return Math.max(1, Math.round(uses / topK))
+}
+
 export const EventField = { kind: 0, expert: 1, to: 2, code: 3, count: 4 } as const
 /** After `failed` and `cancelled` the slot is free; `touched`: it may be used from now on. */
 export const EventKind = { arrived: 0, failed: 1, cancelled: 2, touched: 3 } as const

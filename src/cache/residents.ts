@@ -101,6 +101,15 @@ export class Residents {
     return slot
   }
 
+  /** Gives the expert a free slot, in which it loads and stays like any other. Returns it, or -1. */
+  fill(expert: Expert): number {
+    const slot = this.table.takeFree()
+    if (slot < 0) return -1
+    this.table.load(slot, expert, true)
+    this.#policy.entered(expert)
+    return slot
+  }
+
   /** Gives the expert the slot of another that is ready, whoever wants that one. */
   replace(victim: Expert, expert: Expert): number {
     const slot = this.#giveUp(victim)

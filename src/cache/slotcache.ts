@@ -7,12 +7,23 @@ import type { Cache, Plan } from './cache.js'
 import { increase, type LayerCounts } from './counts.js'
 import { type Expert, expertOf, nowhere, type Place, placeOf, slotOf, Tier } from './place.js'
 import type { CacheShape, Policy } from './policy.js'
-import { EventField, EventKind, Orders, Urgency, UseField } from './records.js'
+import {
+  EventField,
+  EventKind,
+  forEachLayer,
+  Orders,
+  tokensOf,
+  Urgency,
+  UseField,
+} from './records.js'
 import { Residents } from './residents.js'
 import { SlotState, type SlotTable } from './slots.js'
 
 /** Steps of more tokens are sweeps, and take the experts of a layer in rising index. */
 export const unorderedTokens = 128
+
+const noScores = new Float32Array(0)
+const none = new Int32Array(0)
 
 export class SlotCache implements Cache {
   readonly #shape: CacheShape
@@ -23,29 +34,37 @@ export class SlotCache implements Cache {
   readonly #places: Int32Array
   /** [wanted] whether it was ordered by this very call */
   readonly #isNew: Uint8Array
-  /** Records of the layer that is being heard of, which may reach us in pieces. */
-  readonly #routing: Int32Array
-  #routingCount = 0
-  #routingTokens = 0
-  #routingLayer = -1
+  /** [MoE layer][experts] router's probabilities of the last routing; none where nobody gives them. */
+  readonly #scores: readonly Float32Array[]
 
-  constructor(shape: CacheShape, policy: Policy, counts: LayerCounts) {
+  /** `scores`: [MoE layer][experts], as every layer's router had them when it last routed. */
+  constructor(
+    shape: CacheShape,
+    readonly policy: Policy,
+    counts: LayerCounts,
+    scores: Float32Array | null = null,
+  ) {
     this.#shape = shape
     this.#counts = counts
     this.#residents = new Residents(shape, policy, counts.evictions)
     this.#table = this.#residents.table
     this.#places = new Int32Array(shape.experts)
     this.#isNew = new Uint8Array(shape.experts)
-    this.#routing = new Int32Array(shape.experts * UseField.count)
+    const rows = scores === null ? 0 : shape.moeLayers
+    this.#scores = Array.from({ length: rows }, (_, layer) =>
+      (scores ?? noScores).subarray(layer * shape.experts, (layer + 1) * shape.experts),
+    )
   }
 
   used(records: Int32Array): void {
-    for (let at = 0; at < records.length; at += UseField.count) {
-      const expert = (records[at + UseField.expert] ?? 0) as Expert
-      const tokens = records[at + UseField.tokens] ?? 0
-      this.#hear(expert, tokens)
-      this.#count(expert)
-    }
+    forEachLayer(records, this.#shape.experts, (moeLayer, of, count) => {
+      for (let at = 0; at < of.length; at += UseField.count)
+        this.#count((of[at + UseField.expert] ?? 0) as Expert)
+      const scores = this.#scores[moeLayer]
+      if (scores !== undefined) this.policy.scored?.(moeLayer, scores)
+      const isSweep = tokensOf(of, this.#shape.topK) > unorderedTokens
+      this.#residents.used(moeLayer, of, count, isSweep)
+    })
   }
 
   settle(events: Int32Array): void {
@@ -60,7 +79,6 @@ export class SlotCache implements Cache {
   }
 
   place(moeLayer: number, wanted: Int32Array, stepTokens: number): Plan {
-    this.#endRouting()
     this.#orders.clear()
     this.#withdrawWasted()
     this.#residents.beginCall()
@@ -70,24 +88,52 @@ export class SlotCache implements Cache {
     return { places: this.#places.subarray(0, wanted.length), orders: this.#orders.records }
   }
 
+  /** Nothing is placed, but until the next call these experts of a layer stay where they are. */
+  keep(moeLayer: number, wanted: Int32Array): void {
+    this.#residents.beginCall()
+    for (const index of wanted) this.#residents.want(this.#expert(moeLayer, index))
+  }
+
+  /** Whether the expert lies in a slot or is on its way into one. */
+  holds(expert: Expert): boolean {
+    return this.#isHeld(expert)
+  }
+
+  /** Guesses about the layer that are on their way or lie unused. */
+  guessesOf(moeLayer: number): number {
+    return this.#residents.awaitedOf(moeLayer)
+  }
+
+  /** Whether the expert is on its way as a guess, and nobody waits for it. */
+  isGuess(expert: Expert): boolean {
+    return this.#table.stateOf(expert) === SlotState.ahead
+  }
+
   /**
    * Orders that load experts before their layers have routed to them, as far as slots can be had
    * without giving up earlier guesses or what the last layer still wants. What lies somewhere is left
-   * alone.
+   * alone. Experts in `unlikely` that are still loading as guesses are cancelled first, and so is what
+   * turned out to be wasted.
    */
-  ahead(experts: Int32Array): Int32Array {
-    this.#endRouting()
+  ahead(experts: Int32Array, unlikely: Int32Array = none): Int32Array {
     this.#orders.clear()
+    this.#withdrawWasted()
+    for (const guess of unlikely) this.#withdraw(guess as Expert)
     for (const guess of experts) {
       if (!this.#isHeld(guess as Expert) && !this.#guess(guess as Expert, false)) break
     }
     return this.#orders.records
   }
 
-  /** Orders that cancel those of the experts that are still loading as guesses. */
-  withdraw(experts: Int32Array): Int32Array {
+  /** Orders that fill free slots with experts that nobody has asked for, the first of them first. */
+  warm(experts: Int32Array): Int32Array {
     this.#orders.clear()
-    for (const guess of experts) this.#withdraw(guess as Expert)
+    for (const expert of experts as Iterable<Expert>) {
+      if (this.#isHeld(expert)) continue
+      const slot = this.#residents.fill(expert)
+      if (slot < 0) break
+      this.#orders.load(expert, placeOf(Tier.ram, slot), Urgency.ahead)
+    }
     return this.#orders.records
   }
 
@@ -207,7 +253,8 @@ export class SlotCache implements Cache {
   #guess(expert: Expert, isSweep: boolean): boolean {
     const slot = this.#residents.admit(expert, isSweep, true)
     if (slot < 0) return false
-    this.#orders.load(expert, placeOf(Tier.ram, slot), Urgency.ahead)
+    // Of a sweep's next layer nearly everything will be wanted: that is no guess to the drive.
+    this.#orders.load(expert, placeOf(Tier.ram, slot), isSweep ? Urgency.demand : Urgency.ahead)
     increase(this.#counts.ahead, this.#table.layerOf(expert))
     return true
   }
@@ -226,27 +273,6 @@ export class SlotCache implements Cache {
       this.#withdraw(expert)
     }
     wasted.length = 0
-  }
-
-  /** Collects what one layer routed to, and passes on the layer before. */
-  #hear(expert: Expert, tokens: number): void {
-    const layer = this.#table.layerOf(expert)
-    const last = this.#routing[(this.#routingCount - 1) * UseField.count] ?? -1
-    if (layer !== this.#routingLayer || expert <= last) this.#endRouting()
-    const at = this.#routingCount * UseField.count
-    this.#routing[at + UseField.expert] = expert
-    this.#routing[at + UseField.tokens] = tokens
-    this.#routingCount += 1
-    this.#routingTokens += tokens
-    this.#routingLayer = layer
-  }
-
-  #endRouting(): void {
-    if (this.#routingCount === 0) return
-    const isSweep = this.#routingTokens > unorderedTokens * this.#shape.topK
-    this.#residents.used(this.#routingLayer, this.#routing, this.#routingCount, isSweep)
-    this.#routingCount = 0
-    this.#routingTokens = 0
   }
 
   #count(expert: Expert): void {

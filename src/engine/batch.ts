@@ -35,6 +35,7 @@ export class StepBatch implements Batch {
   biasIds = new Int32Array(0)
   biasValues = new Float32Array(0)
   masks = new Uint32Array(0)
+  looksAhead = false
 
   /** Replaces what was there by these shares. */
   fill(shares: readonly Share[]): void {

@@ -90,7 +90,7 @@ function scratchBytes(config: ModelConfig, stepTokens: number, threads: number):
   const { hidden, heads, kvHeads, headDim, experts, topK, expertWidth, denseWidth } = config
   const pairs = Math.max(stepTokens, Math.min(stepTokens, 128) * topK)
   const perToken =
-    4 * hidden + (2 * heads + 2 * kvHeads) * headDim + 2 * denseWidth + experts + 4 * topK
+    5 * hidden + (2 * heads + 2 * kvHeads) * headDim + 2 * denseWidth + experts + 4 * topK
   const perPair = 2 * hidden + 2 * expertWidth
   const perThread = 1.6e6
   return 4 * (stepTokens * perToken + pairs * perPair + threads * perThread)

@@ -131,10 +131,13 @@ export interface LayoutParts {
   readonly slots: number
   readonly control: Int32Array
   readonly counters: Float64Array
+  /** See Layout.ahead and Layout.scores. */
+  readonly ahead?: readonly number[]
+  readonly scores?: Float32Array
 }
 
 export function layoutOf(parts: LayoutParts): Layout {
-  const { checkpoint, files, tables, plan, wishes, slots, control, counters } = parts
+  const { checkpoint, files, tables, plan, wishes, slots } = parts
   const { config } = checkpoint
   const rope = ropeFrequencies(config)
   return {
@@ -171,13 +174,14 @@ export function layoutOf(parts: LayoutParts): Layout {
     io: readerOf(wishes.reads ?? {}),
     checksums: tables.checksums,
     keepsScores: wishes.scores !== undefined,
-    ahead: Int32Array.from(wishes.scores?.ahead ?? []),
+    ahead: Int32Array.from(parts.ahead ?? []),
+    scores: parts.scores ?? new Float32Array(0),
     ropeInverse: rope.inverse,
     tensors: tables.tensors,
     expertTensors: tables.expertTensors,
     lockstep: wishes.lockstep ?? false,
-    control,
-    counters,
+    control: parts.control,
+    counters: parts.counters,
   }
 }
 

@@ -102,6 +102,8 @@ export function openModel(folder: string, wishes: OpenWishes = {}): OpenModel {
     slots: experts.loadMode === 'direct' ? experts.slots : 0,
     control,
     counters: counters.device,
+    ahead: wishes.scores?.ahead ?? [],
+    scores: new Float32Array(0),
   })
   const stage: Stage = {
     device,
@@ -110,7 +112,7 @@ export function openModel(folder: string, wishes: OpenWishes = {}): OpenModel {
     firstMoeLayer: config.firstMoeLayer,
     stop: new Int32Array(StopField.experts + config.experts),
     events: new Int32Array(recordsAtOnce * EventField.count),
-    uses: new Int32Array(recordsAtOnce * UseField.count),
+    uses: new Int32Array(Math.max(recordsAtOnce, config.experts) * UseField.count),
     counters: counters.device,
   }
   const ahead = wishes.scores?.ahead ?? null

@@ -46,8 +46,8 @@ export class ReplayDevice implements Device {
   #layout: Layout | null = null
   /** null: every expert is mapped. */
   #slots: ReplaySlots | null = null
-  /** What layers routed to, records [UseField.count] that nobody has taken yet. */
-  #uses: number[] = []
+  /** What layers routed to, records [UseField.count] of one layer each, that nobody has taken yet. */
+  readonly #uses: number[][] = []
   readonly #steps = new Map<number, ReplayedStep>()
   #nextStep = 1
 
@@ -152,11 +152,30 @@ export class ReplayDevice implements Device {
   }
 
   routed(uses: Int32Array): number {
+    const { shape } = this.#open()
+    if (uses.length < shape.experts * UseField.count) {
+      throw refusal('bad_argument', 'the array of uses is too short for a layer')
+    }
+    let taken = 0
+    for (let next = this.#uses[0]; next !== undefined; next = this.#uses[0]) {
+      if (taken + next.length > uses.length) break
+      uses.set(next, taken)
+      taken += next.length
+      this.#uses.shift()
+    }
+    return taken / UseField.count
+  }
+
+  /** A trace is replayed without its scores: nothing is known of later layers. */
+  foresee(id: number, scores: Float32Array): void {
     this.#open()
-    const room = Math.floor(uses.length / UseField.count) * UseField.count
-    const taken = this.#uses.splice(0, room)
-    uses.set(taken)
-    return taken.length / UseField.count
+    this.#step(id)
+    scores.fill(0)
+  }
+
+  routerBiases(biases: Float32Array): void {
+    this.#open()
+    biases.fill(0)
   }
 
   poll(events: Int32Array, waitMs: number): number {
@@ -243,11 +262,12 @@ export class ReplayDevice implements Device {
     for (const index of step.experts.subarray(first, first + step.tokens * topK)) {
       tokens.set(index, (tokens.get(index) ?? 0) + 1)
     }
-    for (const index of step.wanted) {
+    const uses = step.wanted.flatMap((index) => {
       const expert = this.#expertOf(step, index)
       const isReady = this.#slots?.isReady(expert)
-      this.#uses.push(expert, tokens.get(index) ?? 0, isReady === undefined ? -1 : Number(isReady))
-    }
+      return [expert, tokens.get(index) ?? 0, isReady === undefined ? -1 : Number(isReady)]
+    })
+    this.#uses.push(uses)
   }
 
   #isResident(step: ReplayedStep): boolean {

@@ -70,11 +70,10 @@ function learn({ device, cache, profile, events, uses }: Stage, patienceMs: numb
     if (count > 0) cache.settle(events.subarray(0, count * EventField.count))
     if (count * EventField.count < events.length) break
   }
-  for (;;) {
-    const count = device.routed(uses)
-    if (count > 0) cache.used(uses.subarray(0, count * UseField.count))
-    if (count > 0) profile?.add(uses.subarray(0, count * UseField.count))
-    if (count * UseField.count < uses.length) break
+  for (let count = device.routed(uses); count > 0; count = device.routed(uses)) {
+    const records = uses.subarray(0, count * UseField.count)
+    cache.used(records)
+    profile?.add(records)
   }
 }
 

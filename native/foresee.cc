@@ -1,0 +1,116 @@
+// What later layers will probably want: their routers run early, on the stream as it is known
+// before this layer's routed experts. It decides nothing: it tells whoever does when there is
+// something to decide, and keeps the scores of recorded routing.
+#include <algorithm>
+
+#include "device.h"
+#include "timed.h"
+
+namespace ring {
+
+// Once a layer, behind what is being read for it already.
+Status Device::foresee_layer(int32_t index, Step& step) {
+  if (step.foreseen) return {};
+  const Shape& s = model_.shape;
+  RING_TRY(share_layer(index, step));
+  const size_t tokens = static_cast<size_t>(step.tokens);
+  step.foreseen_experts.assign(ahead_.size() * tokens * s.top_k, 0);
+  step.foreseen_scores.assign(ahead_.size() * tokens * s.experts, 0.0f);
+  double seconds = 0;
+  {
+    const Timed timed(&seconds);
+    for (size_t at = 0; at < ahead_.size(); ++at) {
+      const int32_t later = step.layer + ahead_[at];
+      if (later >= s.layers) continue;
+      RING_TRY(backend_->look_ahead(compute_, index, step.layer, later,
+                                    &step.foreseen_experts[at * tokens * s.top_k],
+                                    &step.foreseen_scores[at * tokens * s.experts]));
+    }
+  }
+  step.foreseen = true;
+  count(counter::ahead_s, seconds);
+  if (is_awaiting_reads()) count(counter::overlapped_s, seconds);
+  return {};
+}
+
+// Whether a later layer would choose an expert that is nowhere, or one is being read for this layer
+// that it did not choose.
+bool Device::wants_guidance(const Step& step) const {
+  const Shape& s = model_.shape;
+  const auto first = static_cast<int32_t>(first_expert(step));
+  for (size_t at = 0; at < ahead_.size(); ++at) {
+    const int32_t later = step.layer + ahead_[at];
+    if (later >= s.layers) continue;
+    const int32_t first_later = (later - s.first_moe_layer) * s.experts;
+    const size_t pairs = static_cast<size_t>(step.tokens) * s.top_k;
+    const uint16_t* chosen = &step.foreseen_experts[at * pairs];
+    for (size_t pair = 0; pair < pairs; ++pair)
+      if (!slots_->holds(first_later + chosen[pair])) return true;
+  }
+  return slots_->is_any_ahead(first, s.experts);
+}
+
+Status Device::foresee(int32_t id, float* scores, size_t length) {
+  Step* step = nullptr;
+  RING_TRY(require_open());
+  RING_TRY(find(id, &step));
+  const bool is_at_stop = step->phase == Phase::running && step->routed &&
+                          model_.shape.is_moe(step->layer) && !step->wanted.empty();
+  if (!is_at_stop || step->tokens > limit::ahead_tokens) {
+    return failure(Code::bad_step,
+                   "step %d is not at a stop, or of more than %d tokens: it cannot look ahead",
+                   step->serial, limit::ahead_tokens);
+  }
+  const size_t count = ahead_.size() * step->tokens * model_.shape.experts;
+  if (length < count)
+    return failure(Code::bad_argument, "the array of scores must hold %zu values", count);
+  RING_TRY(foresee_layer(static_cast<int32_t>(step - steps_), *step));
+  std::copy(step->foreseen_scores.begin(), step->foreseen_scores.end(), scores);
+  return {};
+}
+
+Status Device::router_biases(float* biases, size_t length) const {
+  RING_TRY(require_open());
+  const Shape& s = model_.shape;
+  const size_t experts = static_cast<size_t>(s.experts);
+  if (length < experts * static_cast<size_t>(std::max(0, s.moe_layers())))
+    return failure(Code::bad_argument, "the array of biases must hold all layers' experts");
+  for (int32_t layer = s.first_moe_layer; layer < s.layers; ++layer) {
+    const Vector& bias = model_.layers[layer].router_bias;
+    float* row = biases + static_cast<size_t>(layer - s.first_moe_layer) * experts;
+    if (bias.empty())
+      std::fill_n(row, experts, 0.0f);
+    else
+      std::copy_n(bias.begin(), experts, row);
+  }
+  return {};
+}
+
+// The mean over the tokens; with one token its own.
+void Device::publish_scores(const Step& step, const float* own) {
+  const size_t experts = static_cast<size_t>(model_.shape.experts);
+  float* row = scores_ + static_cast<size_t>(step.layer - model_.shape.first_moe_layer) * experts;
+  std::copy_n(own, experts, row);
+  for (int32_t token = 1; token < step.tokens; ++token)
+    for (size_t e = 0; e < experts; ++e) row[e] += own[token * experts + e];
+  const float share = 1.0f / static_cast<float>(step.tokens);
+  for (size_t e = 0; e < experts; ++e) row[e] *= share;
+}
+
+// For recorded routing: [token][1 + ahead][experts] of this layer.
+Status Device::keep_scores(int32_t index, Step& step, const float* own) {
+  const size_t experts = static_cast<size_t>(model_.shape.experts);
+  const size_t kinds = 1 + ahead_.size(), tokens = static_cast<size_t>(step.tokens);
+  if (kinds > 1) RING_TRY(foresee_layer(index, step));
+  float* kept = &step.scores[static_cast<size_t>(step.layer - model_.shape.first_moe_layer) *
+                             tokens * kinds * experts];
+  for (size_t token = 0; token < tokens; ++token) {
+    std::copy_n(own + token * experts, experts, kept + token * kinds * experts);
+    for (size_t kind = 1; kind < kinds; ++kind)
+      std::copy_n(&step.foreseen_scores[((kind - 1) * tokens + token) * experts], experts,
+                  kept + (token * kinds + kind) * experts);
+  }
+  return {};
+}
+
+}  // namespace ring

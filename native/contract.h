@@ -237,7 +237,8 @@ constexpr int kContractVersion = 4;
   X(uses_lost, 21)       \
   X(policy_s, 22)        \
   X(ahead_s, 23)         \
-  X(count, 24)
+  X(bytes_cancelled, 24) \
+  X(count, 25)
 
 #define RING_LIMITS(X)     \
   X(slot_bits, 24)         \

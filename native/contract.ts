@@ -161,7 +161,9 @@ export const Counter = {
   policy_s: 22,
   /** Routers of later layers, run early. */
   ahead_s: 23,
-  count: 24,
+  /** Read as look-ahead, and cancelled before it was complete. */
+  bytes_cancelled: 24,
+  count: 25,
 } as const
 export const Limit = {
   slot_bits: 24,

@@ -369,6 +369,7 @@ void Device::publish_reader() {
   set(counter::bytes_wanted, static_cast<double>(c.bytes_wanted.load()));
   set(counter::bytes_landed, static_cast<double>(c.bytes_landed.load()));
   set(counter::bytes_ahead, static_cast<double>(c.bytes_ahead.load()));
+  set(counter::bytes_cancelled, static_cast<double>(c.bytes_cancelled.load()));
   set(counter::drive_busy_s, static_cast<double>(c.busy_ns.load()) * 1e-9);
   set(counter::drive_depth_s, static_cast<double>(c.depth_ns.load()) * 1e-9);
   set(counter::reader_cpu_s, static_cast<double>(c.cpu_ns.load()) * 1e-9);

@@ -90,8 +90,8 @@ export function copyOfTiny(folder: string): string {
   return copy
 }
 
-/** No variable of whoever runs the tests, npm's included, reaches the program. */
+/** No variable of whoever runs the tests, npm's included, reaches the program, and nothing of other runs. */
 function clean(environment: Readonly<Record<string, string>>): Record<string, string> {
   const { PATH = '', HOME = '' } = process.env
-  return { PATH, HOME, TMPDIR: os.tmpdir(), ...environment }
+  return { PATH, HOME, TMPDIR: os.tmpdir(), RING_PROFILE: 'none', ...environment }
 }

@@ -125,7 +125,7 @@ describe('--profile', () => {
       const attempt = (model: string[] = []) =>
         command(['run', ...model, '-q', '-p', 'x', '-n', '1', ...pinned])
       expectRefusal(await attempt(), /profile\.json: file not found/)
-      writeFileSync(file, '{"version": 1, "tokens": [[')
+      writeFileSync(file, '{"version": 2, "tokens": [[')
       expectRefusal(
         await attempt(),
         /--profile: profile\.json: expected an expert profile.*no JSON/,
@@ -141,11 +141,11 @@ describe('--profile', () => {
     })
   })
 
-  it('is wanted by --policy pinned, and has no effect without it, which is said', async () => {
+  it('is wanted by --policy pinned, and has no effect on mapped experts, which is said', async () => {
     const pinned = await command([...asked, '--load-mode', 'direct', '--policy', 'pinned'])
     expectRefusal(pinned, /--policy: the policy pinned needs a saved profile.*--profile/)
     const idle = await command(['run', '-p', 'x', '-n', '1', '--profile', 'p.json'])
-    expect(idle.stderr).toContain('--profile has no effect without --policy pinned')
+    expect(idle.stderr).toContain('--profile has no effect while all experts are mapped')
     expect(idle.status).toBe(0)
   })
 })

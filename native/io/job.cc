@@ -29,8 +29,7 @@ void Piece::restart() {
   chunk.target = beside.get();
 }
 
-Job::Job(Read asked, uint64_t chunk_bytes)
-    : read(std::move(asked)), was_ahead(read.priority == Priority::ahead) {
+Job::Job(Read asked, uint64_t chunk_bytes) : read(std::move(asked)) {
   for (const ReadPart& wanted : read.parts) {
     Part made;
     made.next = block_floor(wanted.offset);

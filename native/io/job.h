@@ -60,7 +60,7 @@ struct Job {
   uint8_t* block_data(size_t part_index, uint64_t block) const;
 
   Read read;
-  bool was_ahead = false;  // when it was asked for
+  uint64_t landed_bytes = 0;
   std::vector<Part> parts;
   size_t part = 0;  // that chunks are cut from; parts.size(): all are cut
   std::vector<Piece> again;

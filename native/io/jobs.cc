@@ -176,7 +176,8 @@ void Jobs::land(const Landed& landed) {
     const auto bytes = static_cast<uint64_t>(landed.result);
     copies_.landed(piece.chunk, piece.queued, now_ns() - piece.sent_ns);
     add(counters_.bytes_landed, bytes);
-    if (job.was_ahead) add(counters_.bytes_ahead, bytes);
+    if (piece.is_ahead) add(counters_.bytes_ahead, bytes);
+    job.landed_bytes += bytes;
     if (bytes < job.needed(piece)) {
       land_short(piece, bytes);
     } else if (job.read.parts[piece.part].checksums != nullptr) {
@@ -275,6 +276,7 @@ void Jobs::finish(Job& job) {
   Arrival arrival{job.read.tag, Landing::arrived, {}};
   if (job.is_cancelled && (job.has_gaps || job.why.failed())) {
     arrival.landing = Landing::cancelled;
+    add(counters_.bytes_cancelled, job.landed_bytes);
   } else if (job.why.failed()) {
     arrival.landing = Landing::failed;
     arrival.why = job.why;

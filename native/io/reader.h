@@ -54,11 +54,12 @@ struct Arrival {
 struct ReaderCounters {
   std::atomic<uint64_t> bytes_wanted{0};  // of completed reads, before widening to blocks
   std::atomic<uint64_t> bytes_landed{0};  // what the drive delivered
-  std::atomic<uint64_t> bytes_ahead{0};   // of bytes_landed, what was first asked for as look-ahead
-  std::atomic<uint64_t> busy_ns{0};       // with at least one chunk under way
-  std::atomic<uint64_t> depth_ns{0};      // integral of chunks under way over time
-  std::atomic<uint64_t> cpu_ns{0};        // of the reader's own threads
-  std::atomic<uint64_t> checksum_ns{0};   // of cpu_ns, spent on checksums
+  std::atomic<uint64_t> bytes_ahead{0};  // of bytes_landed, what nobody waited for when it was sent
+  std::atomic<uint64_t> bytes_cancelled{0};  // of bytes_landed, of reads that were cancelled
+  std::atomic<uint64_t> busy_ns{0};          // with at least one chunk under way
+  std::atomic<uint64_t> depth_ns{0};         // integral of chunks under way over time
+  std::atomic<uint64_t> cpu_ns{0};           // of the reader's own threads
+  std::atomic<uint64_t> checksum_ns{0};      // of cpu_ns, spent on checksums
   std::atomic<uint64_t> retries{0};
   std::atomic<uint64_t> failures{0};
   std::atomic<uint64_t> mismatches{0};  // checksum blocks that were wrong, rereads included

@@ -15,6 +15,8 @@ export interface LayerCounts {
   readonly aheadHits: Float64Array
   /** Such loads of experts that the layer then did not want. */
   readonly aheadWasted: Float64Array
+  /** Of those, loads that were complete: whole experts read for nothing. */
+  readonly aheadUnused: Float64Array
 }
 
 /** Zeros for so many layers; `doubles` makes the arrays. */
@@ -30,6 +32,7 @@ export function newLayerCounts(
     ahead: doubles(moeLayers),
     aheadHits: doubles(moeLayers),
     aheadWasted: doubles(moeLayers),
+    aheadUnused: doubles(moeLayers),
   }
 }
 

@@ -29,6 +29,8 @@ export interface Policy {
   left(expert: Expert): void
   /** Of the layer's experts that may leave, the one to give up first, or -1. */
   victim(moeLayer: number, mayLeave: (expert: Expert) => boolean): number
+  /** Probability that the expert is wanted again soon, 0 to 1. */
+  chance?(expert: Expert): number
   /** Whether the expert stays also in sweeps, as long as any other can leave. */
   isPinned?(expert: Expert): boolean
 }

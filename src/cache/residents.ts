@@ -101,6 +101,13 @@ export class Residents {
     return slot
   }
 
+  /** The expert that would give way to a guess about the layer, or -1. */
+  nextVictim(moeLayer: number): number {
+    this.#sparesAwaited = true
+    this.#sparesPinned = true
+    return this.#victim(moeLayer, false, true)
+  }
+
   /** Gives the expert a free slot, in which it loads and stays like any other. Returns it, or -1. */
   fill(expert: Expert): number {
     const slot = this.table.takeFree()

@@ -34,6 +34,7 @@ export class SlotCache implements Cache {
   readonly #places: Int32Array
   /** [wanted] whether it was ordered by this very call */
   readonly #isNew: Uint8Array
+  #unusedGuesses = 0
   /** [MoE layer][experts] router's probabilities of the last routing; none where nobody gives them. */
   readonly #scores: readonly Float32Array[]
 
@@ -99,9 +100,31 @@ export class SlotCache implements Cache {
     return this.#isHeld(expert)
   }
 
-  /** Guesses about the layer that are on their way or lie unused. */
-  guessesOf(moeLayer: number): number {
-    return this.#residents.awaitedOf(moeLayer)
+  /** Slots that hold nothing, and slots that may not be used yet. */
+  get freeSlots(): number {
+    return this.#table.free
+  }
+
+  get coldSlots(): number {
+    return this.#table.cold
+  }
+
+  /** Guesses that are on their way. */
+  get guesses(): number {
+    return this.#table.ahead
+  }
+
+  /** Guesses that were read to the end and that their layers did not want. */
+  get unusedGuesses(): number {
+    return this.#unusedGuesses
+  }
+
+  /** That the expert which would give way for one of the layer is wanted again soon; 1: none can. */
+  victimChance(moeLayer: number): number {
+    if (this.#table.free > 0) return 0
+    const victim = this.#residents.nextVictim(moeLayer)
+    if (victim < 0) return 1
+    return this.policy.chance?.(victim as Expert) ?? this.#shape.topK / this.#shape.experts
   }
 
   /** Whether the expert is on its way as a guess, and nobody waits for it. */
@@ -269,8 +292,14 @@ export class SlotCache implements Cache {
   #withdrawWasted(): void {
     const { wasted } = this.#residents
     for (const expert of wasted) {
-      increase(this.#counts.aheadWasted, this.#table.layerOf(expert))
-      this.#withdraw(expert)
+      const layer = this.#table.layerOf(expert)
+      increase(this.#counts.aheadWasted, layer)
+      if (this.#table.stateOf(expert) === SlotState.ahead) {
+        this.#withdraw(expert)
+      } else if (this.#isHeld(expert)) {
+        increase(this.#counts.aheadUnused, layer)
+        this.#unusedGuesses += 1
+      }
     }
     wasted.length = 0
   }

@@ -31,6 +31,7 @@ export class SlotTable {
   readonly #free: Int32Array
   #freeCount = 0
   #loading = 0
+  #ahead = 0
   #cold: number
 
   constructor(slots: number, moeLayers: number, expertsPerLayer: number) {
@@ -46,6 +47,16 @@ export class SlotTable {
   /** Slots that are loading. */
   get loading(): number {
     return this.#loading
+  }
+
+  /** Of those, guesses. */
+  get ahead(): number {
+    return this.#ahead
+  }
+
+  /** Slots that hold nothing and load nothing, and may be used. */
+  get free(): number {
+    return this.#freeCount
   }
 
   /** Slots whose memory has not been touched yet. */
@@ -91,14 +102,17 @@ export class SlotTable {
     const layer = this.layerOf(expert)
     this.held[layer] = (this.held[layer] ?? 0) + 1
     this.#loading += 1
+    if (isAhead) this.#ahead += 1
   }
 
   /** A look-ahead that is loading has become wanted. */
   promote(expert: Expert): void {
+    this.#ahead -= 1
     this.state[this.slotOf[expert] ?? -1] = SlotState.demanded
   }
 
   withdraw(expert: Expert): void {
+    this.#ahead -= 1
     this.state[this.slotOf[expert] ?? -1] = SlotState.withdrawn
   }
 
@@ -135,5 +149,6 @@ export class SlotTable {
       throw new Error(`slot ${slot} is not loading expert ${expert}`)
     }
     this.#loading -= 1
+    if (state === SlotState.ahead) this.#ahead -= 1
   }
 }

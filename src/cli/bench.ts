@@ -53,7 +53,8 @@ async function measure(
   log: Log,
 ): Promise<Measured> {
   const checkpoint = openCheckpoint(source.folder)
-  const wishes = wishesOf(flags, tokenizer.size)
+  // A cold pass begins with empty slots.
+  const wishes = { ...wishesOf(flags, tokenizer.size), remember: undefined }
   const engine = await Engine.open(source.folder, wishes)
   try {
     log.opened(source.name, engine.facts, flags.ctxSize)

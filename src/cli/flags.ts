@@ -2,8 +2,10 @@
 // flag does is decided elsewhere; here its text is checked, and a flag that has no effect yet is told
 // apart. Surprising: sampling is greedy unless --temp says otherwise, so that a command gives the
 // same answer twice.
+import { join } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import type { EngineWishes } from '../engine/engine.js'
+import { cacheFolder } from '../engine/manifest.js'
 import {
   ahead,
   type Budget,
@@ -137,10 +139,14 @@ export function addSharedFlags(command: Command): Command {
       .choices(['auto', 'mapped', 'direct'])
       .default('auto'),
     option('--policy <name>', 'which experts stay in memory', filled('the name of a policy')),
-    option('--profile <file>', 'what --policy pinned goes by', filled('the name of a file')),
+    option(
+      '--profile <file>',
+      'what earlier runs learnt of the routing; none: begin anew',
+      filled('the name of a file'),
+    ),
     option(
       '--save-profile <file>',
-      'keep which experts are used, for --profile',
+      'keep what is learnt in this file, for --profile',
       filled('the name of a file'),
     ),
     option('--math <kind>', 'products; bf16 is faster and not exact')
@@ -148,7 +154,7 @@ export function addSharedFlags(command: Command): Command {
       .default('f32'),
     option('--mirror <folder>', 'holds copies of the files; may be repeated', folders),
     option('--paced <rate,latency>', 'a drive made of RAM, as 2GB/s,200us; for measuring', paced),
-    option('--prefetch <when>', 'read experts ahead')
+    option('--prefetch <when>', 'read experts before their layers ask; auto: where it is faster')
       .choices(['auto', 'on', 'off'])
       .default('auto'),
     option('--trace <file>', 'record the routing', filled('the name of a file')),
@@ -343,8 +349,14 @@ export function wishesOf(flags: SharedFlags, sampleable?: number): EngineWishes 
     expertRam: flags.expertRam,
     loadMode: flags.loadMode,
     policy: flags.policy,
-    profile: flags.profile,
+    prefetch: flags.prefetch,
+    profile: flags.profile === 'none' ? undefined : flags.profile,
     saveProfile: flags.saveProfile,
+    // Where nobody says what to go by, each run goes by those before.
+    remember:
+      flags.profile === undefined && flags.saveProfile === undefined
+        ? join(cacheFolder(process.env), 'profiles')
+        : undefined,
     tracePath: flags.trace,
     scores: scoresOf(flags),
     reads: {
@@ -391,9 +403,7 @@ export function idleFlags(flags: SharedFlags & Partial<DrawFlags>): string[] {
     flags.policy !== undefined && isUnbudgeted,
     'where all experts are mapped and no --expert-ram is given',
   )
-  const isPinned = flags.policy === 'pinned'
-  idle('--profile', flags.profile !== undefined && !isPinned, 'without --policy pinned')
-  idle('--prefetch on', flags.prefetch === 'on')
+  idle('--prefetch on', flags.prefetch === 'on' && flags.loadMode === 'mapped', 'on mapped experts')
   idle(
     '--trace-scores',
     flags.traceScores !== undefined && flags.trace === undefined,

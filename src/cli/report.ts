@@ -3,7 +3,7 @@
 // at which lie in memory, where the system tells, but nobody counts what is read, and only `bench` knows
 // what the drive can do.
 import type { EngineFacts } from '../engine/protocol.js'
-import type { RequestStats, Usage } from '../engine/stats.js'
+import { PrefetchFigure, type RequestStats, type Usage, verdicts } from '../engine/stats.js'
 import { countedHits, rateOf } from './log.js'
 
 export interface RunFacts {
@@ -67,7 +67,7 @@ function usageReport({ stats, engine, ceiling }: RunFacts): Record<string, unkno
       policy: usage?.policySeconds ?? null,
     },
     compute_s: computeReport(stats.decode),
-    prefetch,
+    prefetch: prefetchReport(usage, plan.expertReadBytes, engine.counters.prefetch),
   }
 }
 
@@ -80,6 +80,7 @@ function computeReport(usage: Usage | null): Record<string, number> | null {
     experts: usage.mixSeconds,
     shared_expert: usage.settleSeconds,
     head: usage.sampleSeconds,
+    look_ahead: usage.aheadSeconds,
   }
 }
 
@@ -114,11 +115,26 @@ function ioReport(
 
 const recall = { '1x': null, '2x': null, '4x': null }
 
-const prefetch = {
-  issued: null,
-  used: null,
-  cancelled: null,
-  wasted_bytes: null,
-  recall: { d1: recall, d2: recall, d4: recall },
-  verdict: null,
+/** Over the decode part; `speed` is with look-ahead relative to without, as the governor measured it. */
+function prefetchReport(usage: Usage | null, bytesEach: number, figures: Float64Array): object {
+  const verdict = verdicts[figures[PrefetchFigure.verdict] ?? 0] ?? 'none'
+  const isIdle = usage === null || verdict === 'none'
+  const known = (figure: number) => {
+    const value = figures[figure] ?? Number.NaN
+    return Number.isFinite(value) && value !== 0 ? value : null
+  }
+  return {
+    issued: isIdle ? null : usage.ahead,
+    used: isIdle ? null : usage.ahead - usage.aheadWasted,
+    in_time: isIdle ? null : usage.aheadHits,
+    cancelled: isIdle ? null : usage.aheadWasted - usage.aheadUnused,
+    bytes: isIdle ? null : usage.bytesAhead,
+    wasted_bytes: isIdle ? null : usage.bytesCancelled + usage.aheadUnused * bytesEach,
+    recall: { d1: recall, d2: recall, d4: recall },
+    verdict: verdict === 'none' ? null : verdict,
+    speed: known(PrefetchFigure.speed),
+    speed_error: known(PrefetchFigure.speedError),
+    pairs: known(PrefetchFigure.pairs),
+    price: known(PrefetchFigure.price),
+  }
 }

@@ -25,6 +25,12 @@ export async function simulate(paths: readonly string[], flags: SimulateFlags): 
   }
   const routings = paths.map(readRouting)
   if (seed !== undefined) routings.push(generate(seed))
+  if (flags.foresight) {
+    const traces = routings.map((routing, at) => ({ routing, path: paths[at] ?? null }))
+    const { foresight } = await import('./foresight.js')
+    process.stdout.write(foresight(traces, flags.routers, flags.json ?? false))
+    return Status.done
+  }
   const simulated = await judgeAll(routings, flags)
   if (flags.html !== undefined) await writePage(flags.html, simulated)
   process.stdout.write(

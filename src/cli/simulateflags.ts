@@ -13,6 +13,9 @@ export interface SimulateFlags {
   readonly scope: Scope
   readonly phase: Phase
   readonly machine?: MachineModel
+  readonly foresight?: boolean
+  /** The model that traces were recorded from, where it is not the bundled one. */
+  readonly routers?: string
   readonly generate?: number
   readonly html?: string
   readonly threads?: number
@@ -56,6 +59,12 @@ export function addSimulateFlags(command: Command): Command {
     )
     .addOption(
       option('--machine <name=value,...>', 'models time too, see below').argParser(machine),
+    )
+    .addOption(option('--foresight', 'how much of the routing is foreseen, not policies'))
+    .addOption(
+      option('--routers <model>', 'with --foresight: the model that traces are of').argParser(
+        filled('a model'),
+      ),
     )
     .addOption(option('--generate <seed>', 'a trace of 76 layers x 256 experts').argParser(seed))
     .addOption(option('--html <file>', 'writes a page of charts').argParser(filled('a file name')))

@@ -4,6 +4,7 @@
 import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads'
 import { Control } from '../../native/index.js'
 import { ModelError } from '../model/error.js'
+import { Learner } from './learner.js'
 import type { Emission, Ending } from './loop.js'
 import type { OpenWishes } from './open.js'
 import type { EngineFacts, FromWorker, ToWorker, WorkerData } from './protocol.js'
@@ -78,6 +79,7 @@ export class Engine {
   readonly #queue: { request: Request; generation: Generation }[] = []
   readonly #exited: Promise<void>
   #facts: EngineFacts | null = null
+  #learner: Learner | null = null
   #fault: Error | null = null
   /** Why something that was recorded could not be written. */
   #unwritten: Error | null = null
@@ -161,6 +163,7 @@ export class Engine {
     this.#cancelAll()
     this.#tell({ kind: 'close' })
     await this.#exited
+    await this.#learner?.close()
     if (this.#unwritten !== null) throw this.#unwritten
   }
 
@@ -209,6 +212,7 @@ export class Engine {
     switch (message.kind) {
       case 'ready':
         this.#facts = message.facts
+        if (message.facts.forecast !== null) this.#learner = new Learner(message.facts.forecast)
         this.#opened.resolve()
         break
       case 'refused':
@@ -219,6 +223,9 @@ export class Engine {
         break
       case 'unwritten':
         this.#unwritten = new ModelError(message.message)
+        break
+      case 'lessons':
+        this.#learner?.learn()
         break
       case 'token':
         this.#generations.get(message.slot)?.push(message.emission)

@@ -41,11 +41,15 @@ export function isSameFile(one: FileIdentity, other: FileIdentity): boolean {
   )
 }
 
+/** Where this program keeps what it can make again. */
+export function cacheFolder({ XDG_CACHE_HOME, HOME }: Environment): string {
+  const cache = XDG_CACHE_HOME ? XDG_CACHE_HOME : join(HOME ? HOME : os.homedir(), '.cache')
+  return join(cache, 'ring-offload')
+}
+
 /** Where manifests and journals lie. */
 export function manifestFolder(environment: Environment): string {
-  const { XDG_CACHE_HOME, HOME } = environment
-  const cache = XDG_CACHE_HOME ? XDG_CACHE_HOME : join(HOME ? HOME : os.homedir(), '.cache')
-  return join(cache, 'ring-offload', 'manifests')
+  return join(cacheFolder(environment), 'manifests')
 }
 
 /** The place of what is known about a file; `kind` is the ending. */

@@ -16,9 +16,14 @@ import {
 import { AdvisedCache } from '../cache/advised.js'
 import { type Cache, MappedCache } from '../cache/cache.js'
 import { createPolicy, defaultPolicy } from '../cache/policies.js'
+import type { Profile } from '../cache/profile.js'
 import { SlotCache } from '../cache/slotcache.js'
 import { type Checkpoint, openCheckpoint } from '../model/checkpoint.js'
 import { ModelError } from '../model/error.js'
+import type { ForecastMemory, Foresight } from '../prefetch/forecast.js'
+import type { PrefetchMode } from '../prefetch/governor.js'
+import { Prefetch } from '../prefetch/prefetch.js'
+import { aheadDistances, forecastShape, LookAhead, newForecast } from './ahead.js'
 import {
   type BudgetWishes,
   type ExpertPlan,
@@ -37,10 +42,11 @@ import {
 } from './layout.js'
 import { loadManifest } from './manifest.js'
 import { availableBytes } from './memory.js'
-import { newProfile, profiledModel, readProfile } from './profilefile.js'
+import { openProfile, type ProfileWishes } from './profilefile.js'
 import { type EngineCounters, newCounters } from './stats.js'
 import type { Stage } from './step.js'
 import { packTensors, type TensorTables } from './tables.js'
+import { Warmth } from './warm.js'
 
 export interface OpenModel {
   readonly checkpoint: Checkpoint
@@ -49,6 +55,10 @@ export interface OpenModel {
   readonly stage: Stage
   /** Distances of the look-ahead scores that are kept; null: no scores. */
   readonly ahead: readonly number[] | null
+  /** Fills free slots while nobody asks for anything; null: nothing is known to fill them with. */
+  readonly warmth: Warmth | null
+  /** What a thread that learns to foresee needs; null: nothing is foreseen. */
+  readonly forecast: ForecastMemory | null
   /** Why checksums that were recorded are not used; null where there is nothing to say. */
   readonly note: string | null
   /** Words that another thread may write: see Control. */
@@ -58,14 +68,14 @@ export interface OpenModel {
   close(): void
 }
 
-export interface OpenWishes extends LayoutWishes, BudgetWishes {
+export interface OpenWishes extends LayoutWishes, BudgetWishes, ProfileWishes {
   readonly ropeScaling?: { readonly factor: number } | undefined
   /** Which experts stay in slots: the name of a policy. */
   readonly policy?: string | undefined
-  /** The file of the profile that the policy `pinned` goes by. */
-  readonly profile?: string | undefined
-  /** Where a profile shall be written in the end: it is kept from the start, and whoever closes writes it. */
-  readonly saveProfile?: string | undefined
+  /** Whether experts are read before their layers have routed; absent: auto. */
+  readonly prefetch?: PrefetchMode | undefined
+  /** Tokens after which the forecast learns within the step; absent: another thread does, or nobody. */
+  readonly forecastEvery?: number | undefined
   /** Words over shared memory, Control.cancel + sequences of them; absent: this thread's own. */
   readonly control?: Int32Array | undefined
 }
@@ -75,22 +85,33 @@ const scarceKvShare = 0.1
 /** Events and uses taken over at once; more come with the next call. */
 const recordsAtOnce = 1024
 
-/** Reads headers, decides the budget, maps or reads weights. Throws ModelError with one sentence. */
-export function openModel(folder: string, wishes: OpenWishes = {}): OpenModel {
+/**
+ * Reads headers, decides the budget, maps or reads weights. Throws ModelError with one sentence.
+ * `foresight` stands in for what is learned, in experiments.
+ */
+export function openModel(
+  folder: string,
+  wishes: OpenWishes = {},
+  foresight: Foresight | null = null,
+): OpenModel {
   const checkpoint = openCheckpoint(folder, { ropeScaling: wishes.ropeScaling })
   const { config } = checkpoint
   const freeBytes = availableBytes()
   const { plan, experts } = planAll(checkpoint, wishes, freeBytes)
+  const { prefetch = 'auto' } = wishes
   const control = wishes.control ?? new Int32Array(Control.cancel + plan.sequences)
   const counters = newCounters(config.layers - config.firstMoeLayer)
   const manifest =
     experts.loadMode === 'direct' ? loadManifest(checkpoint) : { checksums: null, note: null }
+  const scores = new Float32Array((config.layers - config.firstMoeLayer) * config.experts)
   // Before anything is read: a policy or a file that does not exist is a mistake of the person.
-  const cache = cacheOf(checkpoint, experts, wishes, counters)
-  const { saveProfile } = wishes
-  const profile =
-    saveProfile === undefined ? null : newProfile(saveProfile, profiledModel(checkpoint))
+  const profile = openProfile(checkpoint, wishes, experts.slots > 0)
+  const cache = cacheOf(checkpoint, experts, wishes, counters, scores, profile.known)
   const isAdvised = experts.loadMode === 'mapped' && experts.slots > 0
+  const recorded = wishes.scores?.ahead ?? null
+  const mode = cache instanceof SlotCache && experts.slots < experts.experts ? prefetch : 'off'
+  const ahead = recorded ?? (mode === 'off' ? [] : aheadDistances)
+  const distances = ahead.filter((distance) => distance < config.layers)
   const device = createDevice()
   openDevice(device, {
     checkpoint,
@@ -102,22 +123,45 @@ export function openModel(folder: string, wishes: OpenWishes = {}): OpenModel {
     slots: experts.loadMode === 'direct' ? experts.slots : 0,
     control,
     counters: counters.device,
-    ahead: wishes.scores?.ahead ?? [],
-    scores: new Float32Array(0),
+    ahead: distances,
+    scores,
   })
+  const shape = forecastShape(config, distances)
+  const forecast =
+    mode === 'off' || foresight !== null
+      ? null
+      : newForecast(shape, device, wishes.forecastEvery ?? 0)
+  const guide = foresight ?? forecast
+  const events = new Int32Array(recordsAtOnce * EventField.count)
   const stage: Stage = {
     device,
     cache,
-    profile,
+    ahead:
+      mode !== 'off' && guide !== null && cache instanceof SlotCache
+        ? new LookAhead(
+            device,
+            cache,
+            new Prefetch(shape, guide, cache, mode, experts.expertReadBytes),
+            counters,
+          )
+        : null,
+    profile: profile.kept,
     firstMoeLayer: config.firstMoeLayer,
     stop: new Int32Array(StopField.experts + config.experts),
-    events: new Int32Array(recordsAtOnce * EventField.count),
+    events,
     uses: new Int32Array(Math.max(recordsAtOnce, config.experts) * UseField.count),
     counters: counters.device,
   }
-  const ahead = wishes.scores?.ahead ?? null
+  const notes = [manifest.note, profile.note].filter((note) => note !== null)
   return {
-    ...{ checkpoint, plan, experts, ahead, control, counters, stage, note: manifest.note },
+    ...{ checkpoint, plan, experts, control, counters, stage },
+    warmth:
+      cache instanceof SlotCache && profile.known !== null
+        ? new Warmth(device, cache, profile.known.hottest(), events)
+        : null,
+    ahead: recorded,
+    forecast: forecast?.memory ?? null,
+    note: notes.length > 0 ? notes.join('; ') : null,
     close: () => device.close(),
   }
 }
@@ -141,18 +185,17 @@ function cacheOf(
   plan: ExpertPlan,
   wishes: OpenWishes,
   counters: EngineCounters,
+  scores: Float32Array,
+  known: Profile | null,
 ): Cache {
   const { experts, layers, firstMoeLayer, topK } = checkpoint.config
   if (plan.slots === 0) return new MappedCache(experts, counters.layers)
   const shape = { moeLayers: layers - firstMoeLayer, experts, topK, slots: plan.slots }
-  const name = wishes.policy ?? defaultPolicy
-  const isProfiled = name === 'pinned' && wishes.profile !== undefined
-  const profile = isProfiled ? readProfile(wishes.profile, profiledModel(checkpoint)) : null
-  const policy = createPolicy(name, shape, profile)
+  const policy = createPolicy(wishes.policy ?? defaultPolicy, shape, known)
   if ('problem' in policy) throw new ModelError(`--policy: ${policy.problem}`)
   return plan.loadMode === 'mapped'
     ? new AdvisedCache(shape, policy, counters.layers)
-    : new SlotCache(shape, policy, counters.layers)
+    : new SlotCache(shape, policy, counters.layers, scores)
 }
 
 /** The checkpoint's files with their copies: files of the same name and size in other folders. */

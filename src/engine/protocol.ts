@@ -1,6 +1,7 @@
 // What the engine's two threads say to each other.
 import type { MessagePort } from 'node:worker_threads'
 import type { ModelConfig } from '../model/config.js'
+import type { ForecastMemory } from '../prefetch/forecast.js'
 import type { ExpertPlan } from './budget.js'
 import type { MemoryPlan } from './layout.js'
 import type { Emission, Ending } from './loop.js'
@@ -15,6 +16,8 @@ export interface EngineFacts {
   readonly experts: ExpertPlan
   /** Over shared memory: read them at any time. */
   readonly counters: EngineCounters
+  /** Shared memory in which the forecast of experts learns; null: nothing is foreseen. */
+  readonly forecast: ForecastMemory | null
   /** Of the largest routed expert as it is stored, scales included; 0 where there is none. */
   readonly expertBytes: number
   /** What else a person should know of how it was opened; null: nothing. */
@@ -46,4 +49,6 @@ export type FromWorker =
   /** What was recorded could not be written in the end. */
   | { readonly kind: 'unwritten'; readonly message: string }
   | { readonly kind: 'token'; readonly slot: number; readonly emission: Emission }
+  /** So much has been used since that the forecast can learn from it. */
+  | { readonly kind: 'lessons' }
   | { readonly kind: 'ending'; readonly slot: number; readonly ending: Ending }

@@ -9,7 +9,27 @@ export interface EngineCounters {
   /** [Counter.count] */
   readonly device: Float64Array
   readonly layers: LayerCounts
+  /** [PrefetchFigure.count], written after every step that could look ahead. */
+  readonly prefetch: Float64Array
 }
+
+/** What look-ahead thinks of itself. */
+export const PrefetchFigure = {
+  /** Index in `verdicts`. */
+  verdict: 0,
+  /** Speed with look-ahead relative to without, its standard error, and pairs of windows measured. */
+  speed: 1,
+  speedError: 2,
+  pairs: 3,
+  /** Of a byte that is read for nothing, beside one that is saved. */
+  price: 4,
+  /** Bytes that the drive could read in each layer while nobody waits for it. */
+  idleBytesPerLayer: 5,
+  count: 6,
+} as const
+
+/** Names of verdicts; `none`: there is nothing to look ahead for. */
+export const verdicts = ['none', 'off', 'on', 'measuring'] as const
 
 export function newCounters(moeLayers: number): EngineCounters {
   const doubles = (count: number) =>
@@ -17,6 +37,7 @@ export function newCounters(moeLayers: number): EngineCounters {
   return {
     device: doubles(Counter.count),
     layers: newLayerCounts(moeLayers, doubles),
+    prefetch: doubles(PrefetchFigure.count),
   }
 }
 
@@ -25,11 +46,20 @@ export interface Usage {
   requests: number
   hits: number
   misses: number
+  /** Experts read ahead, those of them that were wanted in time, and those that were not wanted. */
+  ahead: number
+  aheadHits: number
+  aheadWasted: number
+  /** Of those, complete ones. */
+  aheadUnused: number
   /** Delivered by the drive. */
   bytesRead: number
+  /** Of that, while nobody waited for it, and of reads that were cancelled. */
+  bytesAhead: number
+  bytesCancelled: number
   /** With a read outstanding. */
   driveBusySeconds: number
-  /** Computing, all threads as one: the sum of the five after it. */
+  /** Computing, all threads as one: the sum of the six after it. */
   computeSeconds: number
   /** Attention, and the MLP of dense layers. */
   attendSeconds: number
@@ -39,6 +69,8 @@ export interface Usage {
   settleSeconds: number
   /** Head and drawing. */
   sampleSeconds: number
+  /** Routers of later layers. */
+  aheadSeconds: number
   /** Of computeSeconds, while reads that the step waited for were under way. */
   overlappedSeconds: number
   /** Waiting for reads with nothing to compute. */
@@ -56,12 +88,19 @@ export function readUsage({ device, layers }: EngineCounters): Usage {
     mixSeconds: of(Counter.mix_s),
     settleSeconds: of(Counter.settle_s),
     sampleSeconds: of(Counter.sample_s),
+    aheadSeconds: of(Counter.ahead_s),
   }
   return {
     requests: sum(layers.requests),
     hits: sum(layers.hits),
     misses: sum(layers.misses),
+    ahead: sum(layers.ahead),
+    aheadHits: sum(layers.aheadHits),
+    aheadWasted: sum(layers.aheadWasted),
+    aheadUnused: sum(layers.aheadUnused),
     bytesRead: of(Counter.bytes_landed),
+    bytesAhead: of(Counter.bytes_ahead),
+    bytesCancelled: of(Counter.bytes_cancelled),
     driveBusySeconds: of(Counter.drive_busy_s),
     computeSeconds: Object.values(kernels).reduce((sum, seconds) => sum + seconds),
     ...kernels,

@@ -16,11 +16,14 @@ import {
 import type { Cache } from '../cache/cache.js'
 import { nowhere } from '../cache/place.js'
 import type { Profile } from '../cache/profile.js'
+import type { LookAhead } from './ahead.js'
 
 /** What a step needs besides its batch, created once. */
 export interface Stage {
   readonly device: Device
   readonly cache: Cache
+  /** Reads experts before their layers have routed to them; null or absent: nobody does. */
+  readonly ahead?: LookAhead | null
   /** Where it is kept which experts are used; null or absent: nowhere. */
   readonly profile?: Profile | null
   readonly firstMoeLayer: number
@@ -41,30 +44,46 @@ const waitMs = 20
  * cancelled, failed (outcome.message says why), or lost.
  */
 export function step(stage: Stage, batch: Batch, outcome: Outcome): Reason {
-  const { device, cache, stop } = stage
+  const { device, ahead, stop } = stage
   const tokens = tokensOf(batch)
+  ahead?.begin(batch, tokens)
   const id = device.begin(batch)
+  ahead?.first()
   let reason = device.advance(id, stop)
   for (; reason < Reason.done; reason = device.advance(id, stop)) {
+    const moeLayer = (stop[StopField.layer] ?? 0) - stage.firstMoeLayer
+    const wanted = wantedOf(stop)
     if (reason === Reason.missing) {
-      const begin = performance.now()
-      learn(stage, 0)
-      const moeLayer = (stop[StopField.layer] ?? 0) - stage.firstMoeLayer
-      const plan = cache.place(moeLayer, wantedOf(stop), tokens)
-      device.stage(plan.orders)
-      const decided = performance.now() - begin
-      stage.counters[Counter.policy_s] = (stage.counters[Counter.policy_s] ?? 0) + decided / 1000
+      const places = load(stage, moeLayer, wanted, tokens)
+      // Behind what this layer waits for, and beside what it computes.
+      ahead?.at(id, moeLayer, wanted)
       // At the start no slot may have been touched yet.
-      if (plan.places.every((place) => place === nowhere)) learn(stage, waitMs)
-      else device.mix(id, plan.places)
+      if (places.every((place) => place === nowhere)) learn(stage, waitMs)
+      else device.mix(id, places)
+    } else {
+      learn(stage, 0)
+      ahead?.at(id, moeLayer, wanted)
     }
   }
   if (reason !== Reason.lost) learn(stage, 0)
+  ahead?.end()
   return device.sample(id, outcome)
 }
 
+/** Orders what a layer misses; returns where its experts lie or will lie. */
+function load(stage: Stage, moeLayer: number, wanted: Int32Array, tokens: number): Int32Array {
+  const { device, cache, counters } = stage
+  const begin = performance.now()
+  learn(stage, 0)
+  const plan = cache.place(moeLayer, wanted, tokens)
+  device.stage(plan.orders)
+  const decided = performance.now() - begin
+  counters[Counter.policy_s] = (counters[Counter.policy_s] ?? 0) + decided / 1000
+  return plan.places
+}
+
 /** Tells the cache what has arrived, and what layers wanted, in this order. */
-function learn({ device, cache, profile, events, uses }: Stage, patienceMs: number): void {
+function learn({ device, cache, ahead, profile, events, uses }: Stage, patienceMs: number): void {
   for (let wait = patienceMs; ; wait = 0) {
     const count = device.poll(events, wait)
     if (count > 0) cache.settle(events.subarray(0, count * EventField.count))
@@ -73,6 +92,7 @@ function learn({ device, cache, profile, events, uses }: Stage, patienceMs: numb
   for (let count = device.routed(uses); count > 0; count = device.routed(uses)) {
     const records = uses.subarray(0, count * UseField.count)
     cache.used(records)
+    ahead?.prefetch.used(records)
     profile?.add(records)
   }
 }

@@ -14,6 +14,11 @@ import { TraceRecorder } from './recorder.js'
 
 const { folder, wishes, tracePath, control, wake, port } = workerData as WorkerData
 
+/** How often slots that wait to be filled are looked after while nobody asks for anything. */
+const warmingMs = 5
+/** Steps after which the forecast learns anew. */
+const stepsPerLesson = 32
+
 function send(message: FromWorker): void {
   port.postMessage(message)
 }
@@ -38,6 +43,7 @@ function factsOf(model: OpenModel): EngineFacts {
     plan,
     experts,
     counters,
+    forecast: model.forecast,
     note: model.note,
     expertBytes: oneExpert,
     device: stage.device.describe(),
@@ -74,6 +80,7 @@ function serve(model: OpenModel, recorder: TraceRecorder | null): void {
     onEnding: (slot, ending) => send({ kind: 'ending', slot, ending }),
   }
   const loop = new Loop(model, listener, recorder)
+  let steps = 0
   for (;;) {
     const seen = Atomics.load(wake, 0)
     if (!drain(loop)) {
@@ -81,10 +88,14 @@ function serve(model: OpenModel, recorder: TraceRecorder | null): void {
       return
     }
     if (loop.isIdle) {
-      Atomics.wait(wake, 0, seen)
+      const isWarming = model.warmth?.turn() ?? false
+      Atomics.wait(wake, 0, seen, isWarming ? warmingMs : undefined)
       continue
     }
-    if (loop.turn() === Reason.lost) {
+    const reason = loop.turn()
+    steps += 1
+    if (model.forecast !== null && steps % stepsPerLesson === 0) send({ kind: 'lessons' })
+    if (reason === Reason.lost) {
       send({ kind: 'lost', message: loop.message })
       loop.endAll('failed', loop.message)
       return
@@ -102,11 +113,6 @@ function keep(write: () => void): void {
   }
 }
 
-function saveProfile({ stage }: OpenModel): void {
-  const { saveProfile: path } = wishes
-  if (path !== undefined && stage.profile) writeProfile(path, stage.profile)
-}
-
 const opened = open()
 if (opened !== null) {
   const { model, recorder } = opened
@@ -119,7 +125,9 @@ if (opened !== null) {
     if (!(error instanceof ModelError)) throw error
     send({ kind: 'lost', message: error.message })
   } finally {
-    keep(() => saveProfile(model))
+    keep(() => {
+      if (model.stage.profile) writeProfile(wishes, model.stage.profile)
+    })
     model.close()
   }
 }

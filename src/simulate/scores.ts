@@ -16,6 +16,8 @@ export type ScorePlace =
       readonly recordBytes: number
       /** What precedes the scores in a record. */
       readonly idsBytes: number
+      /** Distances of the look-ahead scores, which follow them. */
+      readonly ahead: readonly number[]
     }
 
 /** [16 bits] the number they stand for */
@@ -42,26 +44,40 @@ export class ScoreReader {
     this.#file = place.kind === 'file' ? open(place.path) : null
   }
 
+  /** Distances that `readAhead` knows, in layers. */
+  get ahead(): readonly number[] {
+    return this.#place.kind === 'file' ? this.#place.ahead : []
+  }
+
   /** The probability of each expert, into `out` [experts]. */
   read(token: number, moeLayer: number, out: Float32Array): void {
-    const record = token * this.#layers + moeLayer
-    const halves = this.#halvesOf(record)
-    for (let index = 0; index < this.#experts; index += 1) {
-      out[index] = this.#values[halves[index] ?? 0] ?? 0
-    }
+    this.#read(token * this.#layers + moeLayer, 0, out)
+  }
+
+  /** The same as this layer's state gives it for the layer `ahead[at]` further on; 0 where there is none. */
+  readAhead(token: number, moeLayer: number, at: number, out: Float32Array): void {
+    this.#read(token * this.#layers + moeLayer, 1 + at, out)
   }
 
   close(): void {
     if (this.#file !== null) closeSync(this.#file)
   }
 
-  #halvesOf(record: number): Uint16Array {
+  /** `kind`: of the scores that follow each other in a record. */
+  #read(record: number, kind: number, out: Float32Array): void {
+    const halves = this.#halvesOf(record, kind)
+    for (let index = 0; index < this.#experts; index += 1) {
+      out[index] = this.#values[halves[index] ?? 0] ?? 0
+    }
+  }
+
+  #halvesOf(record: number, kind: number): Uint16Array {
     const place = this.#place
     const experts = this.#experts
     if (place.kind === 'memory') {
       return place.halves.subarray(record * experts, (record + 1) * experts)
     }
-    const at = place.offset + record * place.recordBytes + place.idsBytes
+    const at = place.offset + record * place.recordBytes + place.idsBytes + 2 * experts * kind
     const read = readSync(this.#file ?? -1, this.#record, 0, 2 * experts, at)
     if (read !== 2 * experts) throw new ModelError(`${place.path}: has become shorter`)
     for (let index = 0; index < experts; index += 1) {

@@ -22,6 +22,20 @@ export function readTraceFile(path: string, name: string): Routing {
   }
 }
 
+/** [token of all sequences] its id, or -1 where the trace does not tell. Throws as readTraceFile does. */
+export function readTokenIds(path: string, name: string): Int32Array {
+  const file = openSync(path, 'r')
+  try {
+    const { sequences } = parseTraceHeader(headerLine(file, name).toString('utf8'), name)
+    const ids = sequences.flatMap((sequence) =>
+      Array.from({ length: sequence.tokens }, (_, token) => sequence.ids?.[token] ?? -1),
+    )
+    return Int32Array.from(ids)
+  } finally {
+    closeSync(file)
+  }
+}
+
 interface Named {
   readonly path: string
   readonly name: string
@@ -48,8 +62,10 @@ function routingOf(
     )
   }
   const ids = readIds(file, { offset, records, recordBytes, topK, idBytes, experts }, name)
-  const scores = hasScores ? ({ kind: 'file', path, offset, recordBytes, idsBytes } as const) : null
-  const { model } = header
+  const { model, ahead } = header
+  const scores = hasScores
+    ? ({ kind: 'file', path, offset, recordBytes, idsBytes, ahead } as const)
+    : null
   return { name, model, layers, experts, topK, sequences, isPromptJoint: true, ids, scores }
 }
 

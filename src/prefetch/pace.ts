@@ -1,0 +1,45 @@
+// How fast the machine is, as the last steps showed: the drive's rate, and for how long of each layer
+// nobody waits for it. That is the time in which a guess can be read for nothing, and all that look-ahead
+// can win. Knows no clock: it is told.
+
+/** What one step took, in seconds of wall time, and what the drive did meanwhile. */
+export interface StepTimes {
+  readonly seconds: number
+  /** With reads under way that the step waited for, computing beside them or not. */
+  readonly demandSeconds: number
+  readonly driveBusySeconds: number
+  readonly bytesRead: number
+}
+
+/** What is kept of an average when a step passes. */
+const kept = 0.9
+
+export class Pace {
+  readonly #moeLayers: number
+  #busySeconds = 0
+  #bytes = 0
+  #idleSeconds = 0
+  #steps = 0
+
+  constructor(moeLayers: number) {
+    this.#moeLayers = moeLayers
+  }
+
+  took({ seconds, demandSeconds, driveBusySeconds, bytesRead }: StepTimes): void {
+    this.#busySeconds = kept * this.#busySeconds + driveBusySeconds
+    this.#bytes = kept * this.#bytes + bytesRead
+    this.#idleSeconds = kept * this.#idleSeconds + Math.max(0, seconds - demandSeconds)
+    this.#steps = kept * this.#steps + 1
+  }
+
+  /** Of the drive while it reads; 0 as long as nothing was read. */
+  get bytesPerSecond(): number {
+    return this.#busySeconds > 0 ? this.#bytes / this.#busySeconds : 0
+  }
+
+  /** Bytes that the drive could read between the demands of one layer and those of the next. */
+  get idleBytesPerLayer(): number {
+    if (this.#steps === 0) return 0
+    return (this.#idleSeconds / this.#steps / this.#moeLayers) * this.bytesPerSecond
+  }
+}

@@ -1,0 +1,183 @@
+// Reading ahead: from what later layers will probably want to orders for the drive. At every stop the
+// forecast of each distance is asked, near layers first; what pays at the price of the moment is read,
+// and guesses that have become unlikely are called back. Which slot a guess gets, and who gives way, is
+// the cache's business; whether any of this pays at all, the governor's.
+import type { Expert } from '../cache/place.js'
+import { forEachLayer, tokensOf } from '../cache/records.js'
+import type { ForecastShape, Foresight } from './forecast.js'
+import { Governor, type PrefetchMode } from './governor.js'
+import { Pace, type StepTimes } from './pace.js'
+import { Price } from './price.js'
+
+/** What is asked of the cache. */
+export interface Slots {
+  holds(expert: Expert): boolean
+  /** Whether the expert is on its way as a guess. */
+  isGuess(expert: Expert): boolean
+  /** Guesses that are on their way. */
+  readonly guesses: number
+  /** That the expert which would give way for one of the layer is wanted again soon; 1: none can. */
+  victimChance(moeLayer: number): number
+  ahead(experts: Int32Array, unlikely: Int32Array): Int32Array
+}
+
+/** Steps of more tokens do not look ahead: their experts are nearly all. */
+const aheadTokensMost = 16
+
+const none = new Int32Array(0)
+/** Guesses on their way that are less likely than this are called back. */
+const unlikelyBelow = 0.1
+/** Below this nothing is weighed. */
+const leastProbability = 0.15
+/** Guesses at one stop. */
+const guessesMost = 16
+
+export class Prefetch {
+  readonly governor: Governor
+  readonly price = new Price()
+  readonly pace: Pace
+  readonly #shape: ForecastShape
+  readonly #foresight: Foresight
+  readonly #slots: Slots
+  /** That a miss reads. */
+  readonly expertBytes: number
+  /** [distance][token][expert] room for early scores, filled by whoever asks. */
+  readonly scores: Float32Array
+  readonly #guesses = new Int32Array(guessesMost)
+  readonly #unlikely: Int32Array
+  /** [candidate] experts of a layer worth weighing, and their probabilities, best first */
+  readonly #candidates: Int32Array
+  readonly #chances: Float64Array
+  #guessCount = 0
+  #unlikelyCount = 0
+  #queuedReads = 0
+  #isOn = false
+  #tokens = 0
+
+  constructor(
+    shape: ForecastShape,
+    foresight: Foresight,
+    slots: Slots,
+    mode: PrefetchMode,
+    expertBytes: number,
+  ) {
+    this.#shape = shape
+    this.#foresight = foresight
+    this.#slots = slots
+    this.expertBytes = expertBytes
+    this.governor = new Governor(mode)
+    this.pace = new Pace(shape.moeLayers)
+    this.scores = new Float32Array(shape.distances.length * aheadTokensMost * shape.experts)
+    this.#unlikely = new Int32Array(shape.distances.length * shape.experts)
+    this.#candidates = new Int32Array(shape.experts)
+    this.#chances = new Float64Array(shape.experts)
+  }
+
+  /** A step of these tokens begins. Returns whether it looks ahead. */
+  begin(ids: Int32Array): boolean {
+    this.#foresight.begin(ids)
+    this.#tokens = ids.length
+    this.#isOn = ids.length <= aheadTokensMost && this.governor.isOn
+    return this.#isOn
+  }
+
+  /** Orders for the first layers, which no early score reaches. */
+  first(): Int32Array {
+    this.#clear()
+    const nearest = this.#shape.distances[0] ?? this.#shape.moeLayers
+    for (let layer = 0; layer < nearest && layer < this.#shape.moeLayers; layer += 1) {
+      this.#consider(layer, layer + 1, this.#foresight.prior(layer))
+    }
+    return this.#orders()
+  }
+
+  /** Orders at a stop in a layer, whose state gave `scores`. */
+  ahead(moeLayer: number): Int32Array {
+    this.#clear()
+    const { distances, experts } = this.#shape
+    const width = this.#tokens * experts
+    for (let at = 0; at < distances.length; at += 1) {
+      const distance = distances[at] ?? 1
+      const target = moeLayer + distance
+      if (target >= this.#shape.moeLayers) break
+      const scores = this.scores.subarray(at * width, (at + 1) * width)
+      this.#consider(target, distance, this.#foresight.early(target, at, scores, this.#tokens))
+    }
+    return this.#orders()
+  }
+
+  /** What layers routed to, whole layers. */
+  used(records: Int32Array): void {
+    const { experts, topK } = this.#shape
+    forEachLayer(records, experts, (moeLayer, of, count) => {
+      this.#foresight.used(moeLayer, of, count, tokensOf(of, topK))
+    })
+  }
+
+  /** The step is over. `usefulBytes`, `wastedBytes`: of what was read ahead in it. */
+  end(times: StepTimes, usefulBytes: number, wastedBytes: number): void {
+    if (this.#tokens > aheadTokensMost) return
+    this.pace.took(times)
+    this.price.settled(usefulBytes / this.expertBytes, wastedBytes / this.expertBytes)
+    this.governor.took(times.seconds)
+  }
+
+  #clear(): void {
+    this.#guessCount = 0
+    this.#unlikelyCount = 0
+    this.#queuedReads = this.#slots.guesses
+  }
+
+  #orders(): Int32Array {
+    if (this.#guessCount + this.#unlikelyCount === 0) return none
+    return this.#slots.ahead(
+      this.#guesses.subarray(0, this.#guessCount),
+      this.#unlikely.subarray(0, this.#unlikelyCount),
+    )
+  }
+
+  /** Weighs the experts of a layer, likeliest first, as long as they pay. */
+  #consider(moeLayer: number, distance: number, probabilities: Float32Array): void {
+    const count = this.#list(moeLayer, probabilities)
+    if (count === 0) return
+    const first = moeLayer * this.#shape.experts
+    const idleReads = (distance * this.pace.idleBytesPerLayer) / this.expertBytes
+    const victimChance = this.#slots.victimChance(moeLayer)
+    for (let at = 0; at < count && this.#guessCount < guessesMost; at += 1) {
+      const offer = {
+        probability: this.#chances[at] ?? 0,
+        idleReads,
+        queuedReads: this.#queuedReads,
+        victimChance,
+      }
+      if (this.price.gain(offer) <= 0) return
+      this.#guesses[this.#guessCount] = first + (this.#candidates[at] ?? 0)
+      this.#guessCount += 1
+      this.#queuedReads += 1
+    }
+  }
+
+  /** Lists the layer's likely experts that are nowhere, likeliest first; returns how many. */
+  #list(moeLayer: number, probabilities: Float32Array): number {
+    const first = moeLayer * this.#shape.experts
+    let count = 0
+    for (let index = 0; index < probabilities.length; index += 1) {
+      const probability = probabilities[index] ?? 0
+      const expert = (first + index) as Expert
+      if (probability < unlikelyBelow && this.#slots.isGuess(expert)) {
+        this.#unlikely[this.#unlikelyCount] = expert
+        this.#unlikelyCount += 1
+      }
+      if (probability < leastProbability || this.#slots.holds(expert)) continue
+      let at = count
+      for (; at > 0 && (this.#chances[at - 1] ?? 0) < probability; at -= 1) {
+        this.#chances[at] = this.#chances[at - 1] ?? 0
+        this.#candidates[at] = this.#candidates[at - 1] ?? 0
+      }
+      this.#chances[at] = probability
+      this.#candidates[at] = index
+      count += 1
+    }
+    return count
+  }
+}

@@ -143,7 +143,7 @@ RING_INLINE void add_groups(const uint8_t* fetch, int64_t row_bytes, int first, 
 template <typename Source, int kRows, int kTokens>
 RING_INLINE void add_panel(const uint8_t* w, int64_t row_bytes, int columns, int64_t ahead,
                            const float* x, Sums<kRows, kTokens>& sums,
-                           typename Source::Mark (&marks)[kRows]) {
+                           typename Source::Mark& mark) {
   const int whole = columns / kGroup, rest = columns % kGroup;
   const uint8_t* const fetch = w + ahead;
   int done = 0;
@@ -154,20 +154,20 @@ RING_INLINE void add_panel(const uint8_t* w, int64_t row_bytes, int columns, int
       Words words[Source::kWords];
       RING_UNROLL for (int i = 0; i < Source::kWords; ++i) words[i] =
           cut.read(r, static_cast<int64_t>(g) * Source::kWords + i);
-      return Source::group_of(words, marks[r]);
+      return Source::group_of(words, mark);
     });
   }
   if (done < whole) {
     add_groups<Source>(fetch, row_bytes, done, whole, x, sums, [&](int r, int g) {
       return read_group<Source>(
-          w + r * row_bytes + static_cast<int64_t>(g) * kGroup * Source::kBytes, marks[r]);
+          w + r * row_bytes + static_cast<int64_t>(g) * kGroup * Source::kBytes, mark);
     });
   }
   if (rest == 0) return;
   for (int r = 0; r < kRows; ++r) {
     typename Source::Group group;
     read_short<Source>(w + r * row_bytes + static_cast<int64_t>(whole) * kGroup * Source::kBytes,
-                       rest, group, marks[r]);
+                       rest, group, mark);
     add_row<Source>(group, x + static_cast<int64_t>(whole) * kTokens * kPartsFloats<Source>, r,
                     sums);
   }
@@ -197,20 +197,29 @@ RING_INLINE float last_factor(const Matrix& w, int row) {
 
 template <typename Source, int kRows, int kTokens>
 RING_INLINE void finish_tile(const Block& b, int row, int token, const Sums<kRows, kTokens>& sums) {
-  const uint8_t* const has_nans = b.has_nans + (row - b.row_begin);
-  RING_UNROLL for (int t = 0; t < kTokens; ++t) {
-    float values[4];
-    if constexpr (kRows == 1) {
-      values[0] = sum(sums.of[0][t]);
-    } else {
-      store_sums({sums.of[0][t], sums.of[1][t], sums.of[kRows > 2 ? 2 : 0][t],
-                  sums.of[kRows > 3 ? 3 : 0][t]},
-                 values);
-    }
-    float* const out = b.out + (token + t) * b.out_stride + row;
-    RING_UNROLL for (int r = 0; r < kRows; ++r) out[r] =
-        has_nans[r] ? quiet_nan() : values[r] * last_factor<Source>(b.w, row + r);
+  constexpr int kOutputs = kRows * kTokens;
+  float values[(kOutputs + 3) / 4 * 4];  // token after token
+  const auto lanes_of = [&](int i) { return sums.of[i % kRows][i < kOutputs ? i / kRows : 0]; };
+  if constexpr (kOutputs == 1) {
+    values[0] = sum(lanes_of(0));
+  } else {
+    RING_UNROLL for (int i = 0; i < kOutputs; i += 4)
+        store_sums({lanes_of(i), lanes_of(i + 1), lanes_of(i + 2), lanes_of(i + 3)}, values + i);
   }
+  RING_UNROLL for (int r = 0; r < kRows; ++r) {
+    const bool is_nan = b.has_nans[row - b.row_begin + r];
+    const float factor = last_factor<Source>(b.w, row + r);
+    float* const out = b.out + token * b.out_stride + row + r;
+    RING_UNROLL for (int t = 0; t < kTokens; ++t) out[t * b.out_stride] =
+        is_nan ? quiet_nan() : values[t * kRows + r] * factor;
+  }
+}
+
+// Whether a row is what marked its tile.
+__attribute__((noinline)) bool has_nan_codes(const uint8_t* codes, int count) {
+  bool found = false;
+  for (int i = 0; i < count; ++i) found |= (codes[i] & 0x7f) == 0x7f;
+  return found;
 }
 
 // Rows [row, row + kRows) and tokens [token, token + kTokens) over the block's panel.
@@ -223,12 +232,14 @@ RING_INLINE void multiply_tile(const Block& b, int row, int token, int64_t ahead
     RING_UNROLL for (int t = 0; t < kTokens; ++t) sums.of[r][t] =
         b.begin == 0 ? zero() : load(held + r * held_stride + t * kLanes);
   }
-  typename Source::Mark marks[kRows];
-  add_panel<Source>(row_of<Source>(b.w, row) + static_cast<int64_t>(b.begin) * Source::kBytes,
-                    static_cast<int64_t>(b.w.columns) * Source::kBytes, b.end - b.begin, ahead, x,
-                    sums, marks);
-  RING_UNROLL for (int r = 0; r < kRows; ++r) {
-    if (marks[r].any()) b.has_nans[row - b.row_begin + r] = 1;
+  typename Source::Mark mark;
+  const int64_t row_bytes = static_cast<int64_t>(b.w.columns) * Source::kBytes;
+  const uint8_t* const w =
+      row_of<Source>(b.w, row) + static_cast<int64_t>(b.begin) * Source::kBytes;
+  add_panel<Source>(w, row_bytes, b.end - b.begin, ahead, x, sums, mark);
+  if (mark.any()) {
+    for (int r = 0; r < kRows; ++r)
+      b.has_nans[row - b.row_begin + r] |= has_nan_codes(w + r * row_bytes, b.end - b.begin);
   }
   if (b.end == b.w.columns) return finish_tile<Source>(b, row, token, sums);
   RING_UNROLL for (int r = 0; r < kRows; ++r) {

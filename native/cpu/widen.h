@@ -162,8 +162,10 @@ inline void part_columns(Floats a, Floats b, Floats& even, Floats& odd) {
   even.v = in_order(_mm256_shuffle_ps(a.v, b.v, 0x88));
   odd.v = in_order(_mm256_shuffle_ps(a.v, b.v, 0xdd));
 }
+// Even columns of the codes go to the first register, odd ones to the second.
 inline void load_as_codes(const float* p, Floats (&x)[4]) {
-  x[0] = load(p), x[1] = load(p + 16), x[2] = load(p + 8), x[3] = load(p + 24);
+  part_columns(load(p), load(p + 8), x[0], x[2]);
+  part_columns(load(p + 16), load(p + 24), x[1], x[3]);
 }
 constexpr float kE4m3Up = kHalfway;
 struct NanMark {
@@ -174,10 +176,14 @@ struct NanMark {
     return _mm256_movemask_epi8(_mm256_cmpeq_epi8(most, nan)) != 0;
   }
 };
+// What bounds here is the number of instructions: of every pair of codes, the one that is
+// multiplied by 16 lands in its half with the other gone, and its sign is left in the bits above
+// it.
 inline void halves_of_codes(Words codes, Words (&out)[2]) {
-  const __m256i mask = _mm256_set1_epi16(static_cast<short>(0x87f0)), none = _mm256_setzero_si256();
-  out[0].v = _mm256_and_si256(_mm256_srai_epi16(_mm256_unpacklo_epi8(none, codes.v), 4), mask);
-  out[1].v = _mm256_and_si256(_mm256_srai_epi16(_mm256_unpackhi_epi8(none, codes.v), 4), mask);
+  const __m256i even = _mm256_set1_epi16(0x0010), odd = _mm256_set1_epi16(0x1000);
+  const __m256i mask = _mm256_set1_epi16(static_cast<short>(0x87f0));
+  out[0].v = _mm256_and_si256(_mm256_maddubs_epi16(even, codes.v), mask);
+  out[1].v = _mm256_and_si256(_mm256_maddubs_epi16(odd, codes.v), mask);
 }
 
 #else

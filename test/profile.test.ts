@@ -4,10 +4,16 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSyn
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { Engine } from '../dist/src/engine/engine.js'
+import { Counter } from '../native/index.js'
+import type { Learnt } from '../src/cache/learnt.js'
+import type { Expert } from '../src/cache/place.js'
 import { type Profile, parseProfile } from '../src/cache/profile.js'
-import { profiledModel } from '../src/engine/profilefile.js'
+import { SlotCache } from '../src/cache/slotcache.js'
+import type { OpenWishes } from '../src/engine/open.js'
+import { profiledModel, writeProfile } from '../src/engine/profilefile.js'
 import { openCheckpoint } from '../src/model/checkpoint.js'
 import { command, copyOfTiny, type Ended, lastObject, withFolder } from './command.js'
+import { drive, withModel } from './drive.js'
 import { tinyGoldens } from './goldens.js'
 import { requestOf } from './models.js'
 import { ringTiny } from './paths.js'
@@ -147,5 +153,83 @@ describe('--profile', () => {
     const idle = await command(['run', '-p', 'x', '-n', '1', '--profile', 'p.json'])
     expect(idle.stderr).toContain('--profile has no effect while all experts are mapped')
     expect(idle.status).toBe(0)
+  })
+})
+
+describe('what was learnt', () => {
+  const slots = {
+    loadMode: 'direct',
+    expertRam: { share: 0.25 },
+    prefetch: 'on',
+    threads: 2,
+  } as const
+  const pace = { bytesPerSecond: 1e9, latencySeconds: 1e-4, depth: 16, jitter: 0, seed: 1 }
+
+  /** The arrays as they are now. */
+  const copied = (learnt: Learnt = {}): object =>
+    Object.fromEntries(Object.entries(learnt).map(([name, numbers]) => [name, [...numbers]]))
+
+  /** Generates, and returns what the engine's thread would keep. */
+  function learn(more: OpenWishes) {
+    return withModel(
+      ringTiny,
+      { ...slots, forecastEvery: 16, reads: { pace }, ...more },
+      (model) => {
+        const requests = drive(model, [requestOf(ids, { maxTokens: 60 })])
+        if (model.stage.profile) writeProfile(more, model.stage.profile)
+        return { tokens: requests[0]?.emissions, learnt: copied(model.stage.profile?.learnt) }
+      },
+    )
+  }
+
+  it('is what the next run begins with, and the answer is the same', async () => {
+    await withFolder(async (folder) => {
+      const file = join(folder, 'profile.json')
+      const first = learn({ saveProfile: file })
+      expect(Object.keys(first.learnt)).toContain('forecast.weights')
+      const next = { ...slots, profile: file, saveProfile: join(folder, 'next.json') }
+      const recalled = withModel(ringTiny, next, ({ stage }) => copied(stage.profile?.learnt))
+      expect(recalled).toEqual(first.learnt)
+      expect(learn({ profile: file }).tokens).toEqual(first.tokens)
+    })
+  })
+
+  it('fills free slots before anybody asks, with what was used most', async () => {
+    await withFolder(async (folder) => {
+      const file = join(folder, 'profile.json')
+      learn({ saveProfile: file })
+      withModel(ringTiny, { ...slots, reads: { pace }, profile: file }, (model) => {
+        const { cache } = model.stage
+        if (!(cache instanceof SlotCache)) throw new Error('experts have slots here')
+        const hottest = [...read(file).hottest()] as Expert[]
+        while (model.warmth?.turn()) model.stage.device.poll(new Int32Array(0), 1)
+        while (cache.guesses > 0) model.warmth?.turn()
+        const held = hottest.filter((expert) => cache.holds(expert))
+        expect(held).toEqual(hottest.slice(0, 40))
+        const bytes = model.counters.device[Counter.bytes_wanted] ?? 0
+        expect(bytes).toBeGreaterThanOrEqual(40 * model.experts.expertReadBytes * 0.9)
+      })
+    })
+  })
+
+  it('is kept for each model without being asked for, and left alone when it is damaged', async () => {
+    await withFolder(async (folder) => {
+      const remember = join(folder, 'profiles')
+      expect(withModel(ringTiny, { ...slots, remember }, ({ note }) => note)).toBeNull()
+      learn({ remember })
+      const [name = ''] = readdirSync(remember)
+      const file = join(remember, name)
+      expect(withModel(ringTiny, { ...slots, remember }, ({ warmth }) => warmth)).not.toBeNull()
+      const text = readFileSync(file, 'utf8')
+      // One more digit in the first count.
+      const damaged = text.replace('\n    [', '\n    [1')
+      writeFileSync(file, damaged)
+      withModel(ringTiny, { ...slots, remember }, ({ note, warmth }) => {
+        expect(note).toMatch(/^what earlier runs learnt is not used: .*damaged/)
+        expect(warmth).toBeNull()
+      })
+      learn({ remember })
+      expect(withModel(ringTiny, { ...slots, remember }, ({ note }) => note)).toBeNull()
+    })
   })
 })

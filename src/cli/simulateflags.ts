@@ -45,7 +45,7 @@ export function addSimulateFlags(command: Command): Command {
     .addOption(
       option('--policy <name,...>', 'policies of the engine, and belady, belady1, static')
         .argParser((text: string) => text.split(',').map(filled('the name of a policy')))
-        .default(['lru', 'lfu', 'belady1', 'belady', 'static'], 'lru,lfu,belady1,belady,static'),
+        .default(['auto', 'lru', 'belady1', 'belady', 'static'], 'auto,lru,belady1,belady,static'),
     )
     .addOption(
       option('--scope <scope>', 'slots for each layer, or as many in one pool')

@@ -132,6 +132,9 @@ export function openModel(
       ? null
       : newForecast(shape, device, wishes.forecastEvery ?? 0)
   const guide = foresight ?? forecast
+  const { known, kept } = profile
+  if (known !== null) forecast?.recall(known.learnt)
+  if (kept !== null && forecast !== null) kept.learnt = forecast.learnt
   const events = new Int32Array(recordsAtOnce * EventField.count)
   const stage: Stage = {
     device,
@@ -145,7 +148,7 @@ export function openModel(
             counters,
           )
         : null,
-    profile: profile.kept,
+    profile: kept,
     firstMoeLayer: config.firstMoeLayer,
     stop: new Int32Array(StopField.experts + config.experts),
     events,
@@ -156,8 +159,8 @@ export function openModel(
   return {
     ...{ checkpoint, plan, experts, control, counters, stage },
     warmth:
-      cache instanceof SlotCache && profile.known !== null
-        ? new Warmth(device, cache, profile.known.hottest(), events)
+      cache instanceof SlotCache && known !== null
+        ? new Warmth(device, cache, known.hottest(), events)
         : null,
     ahead: recorded,
     forecast: forecast?.memory ?? null,

@@ -1,6 +1,7 @@
 // What is known of a layer's experts before it routes, written down as signs: margins of early scores,
 // what the layer used lately, what follows what an earlier layer used, what the token's id says, and
 // what was thought from farther away. Must not know what a sign is worth.
+import { type Learnt, within } from '../cache/learnt.js'
 import type { ForecastShape } from './forecast.js'
 import { History } from './history.js'
 import { Margins } from './margins.js'
@@ -49,6 +50,17 @@ export class Evidence {
     this.#shortlist = new Shortlist(most)
     this.#all = Int32Array.from({ length: experts }, (_, index) => index)
     this.#ranks = [topK / 2, topK, 2 * topK, 4 * topK]
+  }
+
+  get learnt(): Learnt {
+    return {
+      ...within('history', this.#history.learnt),
+      ...within('tokens', this.#tokenPrior.learnt),
+      ...Object.assign(
+        {},
+        ...this.#transitions.map((pairs) => within(`pairs${pairs.gap}`, pairs.learnt)),
+      ),
+    }
   }
 
   get step(): number {

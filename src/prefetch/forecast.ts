@@ -2,6 +2,7 @@
 // where they reach it, and priors where they do not, weighed by one small logistic for each distance and
 // band of layers. It learns from what layers then used. Must not know whether a read pays, what lies in
 // slots, or any device. A call within a step allocates nothing.
+import { type Learnt, recall, within } from '../cache/learnt.js'
 import { UseField } from '../cache/records.js'
 import { Evidence } from './evidence.js'
 import { fitWeights, logistic } from './fit.js'
@@ -130,6 +131,19 @@ export class Forecast implements Foresight {
    */
   calibration(at: number): number {
     return this.#weights[calibrationAt(at)] ?? Number.NaN
+  }
+
+  /** What can be kept for another run. */
+  get learnt(): Learnt {
+    return within('forecast', { weights: this.#weights, ...this.#evidence.learnt })
+  }
+
+  /** Goes on from what another run has kept. Returns whether it fits. */
+  recall(from: Learnt): boolean {
+    if (!recall(this.learnt, from)) return false
+    this.#published.publish(this.#weights)
+    this.#version = this.#published.version
+    return true
   }
 
   begin(ids: Int32Array): void {

@@ -1,5 +1,6 @@
 // What each layer has routed to lately: the experts of this step, those of the step before, and shares
 // of tokens that used each expert, over few, many and very many tokens. Knows nothing of scores.
+import type { Learnt } from '../cache/learnt.js'
 import { UseField } from '../cache/records.js'
 
 /** What is kept of a share when a token passes. */
@@ -32,6 +33,10 @@ export class History {
     this.chosen = new Int32Array(moeLayers * topK)
     this.#chosenCounts = new Int32Array(moeLayers)
     this.#routedIn = new Float64Array(moeLayers)
+  }
+
+  get learnt(): Learnt {
+    return { long: this.long, usual: this.usual }
   }
 
   begin(): void {

@@ -150,7 +150,8 @@ export class Prefetch {
         queuedReads: this.#queuedReads,
         victimChance,
       }
-      if (this.price.gain(offer) <= 0) return
+      // Also where it is no number: what is not known to pay is not read.
+      if (!(this.price.gain(offer) > 0)) return
       this.#guesses[this.#guessCount] = first + (this.#candidates[at] ?? 0)
       this.#guessCount += 1
       this.#queuedReads += 1

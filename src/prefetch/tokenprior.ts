@@ -1,6 +1,7 @@
 // What the first layers route a token to, by its id: counts for the ids that come most often, in a table
 // of fixed size. An id shares its place with others; the one that comes more often keeps it. In the first
 // layers the word itself says much of what is wanted, and no early score reaches them.
+import type { Learnt } from '../cache/learnt.js'
 import type { History } from './history.js'
 
 /** Ids that have counts, a power of two, and layers. At 256 experts 8 MB. */
@@ -32,6 +33,10 @@ export class TokenPrior {
     this.#topK = topK
     this.#uses = new Uint8Array(places * this.#layers * experts)
     this.#visits = new Uint8Array(places * this.#layers)
+  }
+
+  get learnt(): Learnt {
+    return { ids: this.#ids, heat: this.#heat, uses: this.#uses, visits: this.#visits }
   }
 
   begin(ids: Int32Array): void {

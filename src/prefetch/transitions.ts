@@ -1,6 +1,7 @@
 // What a layer routes to after what a layer before it has routed to, in the same token: counts of pairs.
 // One table for each gap between the two layers, 16 bits a pair: 10 MB for 76 layers of 256 experts.
 // Knows nothing of scores and of time.
+import type { Learnt } from '../cache/learnt.js'
 import type { History } from './history.js'
 
 /** Pairs of an expert are halved before a count leaves 16 bits. */
@@ -24,6 +25,10 @@ export class Transitions {
     this.#topK = topK
     this.#pairs = new Uint16Array(moeLayers * experts * experts)
     this.#visits = new Uint16Array(moeLayers * experts)
+  }
+
+  get learnt(): Learnt {
+    return { pairs: this.#pairs, visits: this.#visits }
   }
 
   /** The layer has routed, as `history` holds. */

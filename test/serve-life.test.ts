@@ -16,6 +16,7 @@ import {
   post,
   saidIn,
   startServer,
+  until,
 } from './serving.js'
 
 const endless = { messages: asks('Hello!'), ignore_eos: true, stream: true, temperature: 0 }
@@ -187,12 +188,4 @@ async function startProgram(words: readonly string[]) {
   })
   const url = /listening on (\S+)/.exec(said)?.[1] ?? ''
   return { child, end, url }
-}
-
-/** Asks again and again, for as long as a test may take. */
-async function until(isSo: () => Promise<boolean>): Promise<void> {
-  const begin = performance.now()
-  while (!(await isSo())) {
-    if (performance.now() - begin > 10_000) throw new Error('waited 10 s in vain')
-  }
 }

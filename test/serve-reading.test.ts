@@ -30,9 +30,9 @@ describe('stop texts', () => {
     expect(finder.push('T')).toBe('')
     expect(finder.push('A\n')).toBe('STA')
     expect(finder.push('x')).toBe('\nx')
-    expect(finder.isFound).toBe(false)
+    expect(finder.found).toBe(null)
     expect(finder.push('\n\ny')).toBe('')
-    expect(finder.isFound).toBe(true)
+    expect(finder.found).toBe('\n\n')
   })
 
   it('end the same text at the same place, however it is cut', () => {
@@ -62,6 +62,7 @@ describe('the reader of an answer', () => {
   function read(text: string, stops: readonly string[] = [], thinking = true) {
     const reader = new AnswerReader(tokenizer, {
       thinking: thinking ? { startsInside: false } : null,
+      calls: null,
       stopIds: [end],
       stops,
     })
@@ -71,12 +72,13 @@ describe('the reader of an answer', () => {
       if (reader.isStopped) break
     }
     deltas.push(...reader.end())
-    const of = (kind: Delta['kind']) => deltas.filter((delta) => delta.kind === kind)
-    const texts = (kind: Delta['kind']) =>
+    const of = (kind: 'reasoning' | 'text') =>
+      deltas.flatMap((delta) => (delta.kind === kind ? [delta] : []))
+    const texts = (kind: 'reasoning' | 'text') =>
       of(kind)
-        .map((delta) => delta.text)
+        .map(({ text }) => text)
         .join('')
-    const tokens = (kind: Delta['kind']) =>
+    const tokens = (kind: 'reasoning' | 'text') =>
       tokenizer.decode(of(kind).flatMap((delta) => delta.tokens.map(({ token }) => token)))
     return { reader, texts, tokens }
   }

@@ -2,17 +2,7 @@
 // failure of the server. Two servers: one open to this machine, one with keys.
 import { connect } from 'node:net'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Dice } from './dice.js'
-import {
-  asks,
-  chat,
-  errorOf,
-  eventsOf,
-  figureOf,
-  post,
-  type Running,
-  startServer,
-} from './serving.js'
+import { asks, errorOf, eventsOf, figureOf, post, type Running, startServer } from './serving.js'
 
 let server: Running
 let guarded: Running
@@ -71,7 +61,6 @@ describe('a body that is wrong', () => {
 
   it.each([
     ['response_format', { response_format: { type: 'json_object' } }],
-    ['tools', { tools: [{ type: 'function', function: { name: 'f' } }] }],
     ['functions', { functions: [] }],
     ['modalities', { modalities: ['text', 'audio'] }],
   ])('asks for %s, which is not supported', async (field, wish) => {
@@ -219,57 +208,6 @@ describe('the time a request may take', () => {
     }
   })
 })
-
-describe('bodies without sense', () => {
-  it('never make the server fail, nor keep it from answering', async () => {
-    const dice = new Dice(20_261_124)
-    const before = await chat(server.url, { messages: asks('12+9=?') })
-    for (let round = 0; round < 40; round += 1) {
-      const bodies = Array.from({ length: 4 }, () => mutated(dice))
-      const paths = ['/v1/chat/completions', '/v1/completions', '/tokenize', '/detokenize']
-      const responses = await Promise.all(bodies.map((body) => ask(body, dice.pick(paths))))
-      for (const [index, response] of responses.entries()) {
-        const text = await response.text()
-        const isGood = response.status < 500 && !text.includes('"server_error"')
-        expect(isGood ? '' : `${response.status} for ${bodies[index]}: ${text}`).toBe('')
-      }
-    }
-    expect((await chat(server.url, { messages: asks('12+9=?') })).choices).toEqual(before.choices)
-    expect(await figureOf(server.url, 'ring_num_requests_running')).toBe(0)
-  })
-})
-
-/** A body in which some values are others, some keys are gone, some characters are wrong. */
-function mutated(dice: Dice): string {
-  const strange = [null, -1, 0, 1e308, 2 ** 53, '', 'x', true, [], {}, [[]], ['\ud800'], '\u0000']
-  const pick = () => dice.pick(strange)
-  const body: Record<string, unknown> = {
-    messages: asks('Hi'),
-    prompt: 'Hi',
-    content: 'Hi',
-    tokens: [1, 2, 3],
-    max_tokens: 2,
-    n: 1,
-    stream: dice.below(2) === 1,
-    logprobs: dice.below(2) === 1 ? true : 1,
-    top_logprobs: 1,
-  }
-  const names = [
-    ...Object.keys(body),
-    ...['temperature', 'top_p', 'top_k', 'min_p', 'seed', 'stop', 'logit_bias', 'stream_options'],
-    ...['chat_template_kwargs', 'frequency_penalty', 'repetition_penalty', 'tools', 'ignore_eos'],
-  ]
-  for (let count = dice.below(3); count > 0; count -= 1) {
-    const name = dice.pick(names)
-    if (dice.below(4) === 0) delete body[name]
-    else body[name] = pick()
-  }
-  if (dice.below(4) === 0) body.messages = [{ role: 'user', content: pick() }, pick()]
-  const text = JSON.stringify(body)
-  if (dice.below(4) !== 0) return text
-  const at = dice.below(text.length)
-  return text.slice(0, at) + String.fromCharCode(dice.below(256)) + text.slice(at + dice.below(3))
-}
 
 /** What the server says to these bytes, until it closes the connection. */
 function spoken(words: string): Promise<string> {

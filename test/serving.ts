@@ -172,3 +172,13 @@ export async function figureOf(url: string, name: string): Promise<number> {
     .find((one) => one.startsWith(`${name} `) || one.startsWith(`${name}{`))
   return Number(line?.split(' ').at(-1))
 }
+
+/** Asks again and again, for as long as a test may take. */
+export async function until(isSo: () => Promise<boolean>): Promise<void> {
+  const begin = performance.now()
+  while (!(await isSo())) {
+    if (performance.now() - begin > 10_000) throw new Error('waited 10 s in vain')
+    // What is waited for may want this thread.
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+}

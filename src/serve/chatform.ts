@@ -1,22 +1,37 @@
 // The objects of /v1/chat/completions. Thinking goes into `reasoning_content`, beside `content`, as
 // clients of thinking models expect; its log-probabilities likewise stand beside those of the answer.
+// The tokens of a call have none: a client reads calls as data.
 import { randomUUID } from 'node:crypto'
 import type { Emission } from '../engine/loop.js'
 import type { Tokenizer } from '../model/tokenizer.js'
+import type { Call } from './calls.js'
 import {
+  type Ended,
   type Form,
-  type FormDetails,
   finite,
   type Identity,
   joined,
+  piecesOf,
   type TokenUsage,
   type Told,
+  tokensOf,
   usageObject,
+  type WireEvent,
 } from './form.js'
 import type { Delta } from './reader.js'
+import type { Refusal } from './refusal.js'
+
+/** What of a chat or a completion a client wants to see. */
+export interface FormDetails {
+  readonly hasLogprobs: boolean
+  /** Whether a stream ends with its usage. */
+  readonly includesUsage: boolean
+}
 
 export class ChatForm implements Form {
   readonly #shell: object
+  /** Calls so far, by answer. */
+  readonly #calls = new Map<number, number>()
 
   constructor(
     { model, fingerprint }: Identity,
@@ -31,46 +46,65 @@ export class ChatForm implements Form {
     }
   }
 
-  opening(index: number): object {
-    return this.#chunk(index, { role: 'assistant', content: '' })
+  opening(index: number): WireEvent[] {
+    return [this.#chunk(index, { role: 'assistant', content: '' })]
   }
 
-  delta(index: number, delta: Delta): object | null {
+  delta(index: number, delta: Delta): WireEvent[] {
+    if (delta.kind === 'call') return this.#callChunks(index, delta.call)
     const { kind, text } = delta
-    if (text === '' && !this.details.hasLogprobs) return null
+    if (text === '' && !this.details.hasLogprobs) return []
     const field = kind === 'text' ? 'content' : 'reasoning_content'
-    return this.#chunk(index, text === '' ? {} : { [field]: text }, this.#logprobs([delta]))
+    return [this.#chunk(index, text === '' ? {} : { [field]: text }, this.#logprobs([delta]))]
   }
 
-  finish(index: number, reason: string): object {
-    return this.#chunk(index, {}, null, reason)
+  finish(index: number, { reason }: Ended): WireEvent[] {
+    return [this.#chunk(index, {}, null, reason)]
   }
 
-  usage(usage: TokenUsage): object {
-    return {
-      ...this.#shell,
-      object: 'chat.completion.chunk',
-      choices: [],
-      usage: usageObject(usage),
-    }
+  closing(usage: TokenUsage): WireEvent[] {
+    const done: WireEvent = { name: null, data: '[DONE]' }
+    if (!this.details.includesUsage) return [done]
+    const object = 'chat.completion.chunk'
+    const last = { ...this.#shell, object, choices: [], usage: usageObject(usage) }
+    return [{ name: null, data: last }, done]
+  }
+
+  failure({ body }: Refusal): WireEvent {
+    return { name: null, data: body }
   }
 
   whole(answers: readonly Told[], usage: TokenUsage): object {
-    const choices = answers.map(({ index, deltas, reason }) => {
+    const choices = answers.map(({ index, deltas, ended }) => {
       const reasoning = joined(deltas, 'reasoning')
+      const content = joined(deltas, 'text')
+      const calls = deltas.flatMap((one) => (one.kind === 'call' ? [one.call] : []))
       return {
         index,
         message: {
           role: 'assistant',
-          content: joined(deltas, 'text'),
+          content: content === '' && calls.length > 0 ? null : content,
           ...(reasoning === '' ? {} : { reasoning_content: reasoning }),
           refusal: null,
+          ...(calls.length === 0 ? {} : { tool_calls: calls.map(callObject) }),
         },
         logprobs: this.#logprobs(deltas),
-        finish_reason: reason,
+        finish_reason: ended.reason,
       }
     })
     return { ...this.#shell, object: 'chat.completion', choices, usage: usageObject(usage) }
+  }
+
+  /** Who is called first, then with what, in pieces. */
+  #callChunks(answer: number, call: Call): WireEvent[] {
+    const index = this.#calls.get(answer) ?? 0
+    this.#calls.set(answer, index + 1)
+    const head = { index, ...callObject({ ...call, arguments: '' }) }
+    const rest = piecesOf(call.arguments).map((piece) => ({
+      index,
+      function: { arguments: piece },
+    }))
+    return [head, ...rest].map((one) => this.#chunk(answer, { tool_calls: [one] }))
   }
 
   #chunk(
@@ -78,22 +112,20 @@ export class ChatForm implements Form {
     delta: object,
     logprobs: object | null = null,
     reason: string | null = null,
-  ) {
-    return {
+  ): WireEvent {
+    const data = {
       ...this.#shell,
       object: 'chat.completion.chunk',
       choices: [{ index, delta, logprobs, finish_reason: reason }],
       ...(this.details.includesUsage ? { usage: null } : {}),
     }
+    return { name: null, data }
   }
 
   #logprobs(deltas: readonly Delta[]): object | null {
     if (!this.details.hasLogprobs) return null
-    const of = (kind: Delta['kind']) =>
-      deltas
-        .filter((delta) => delta.kind === kind)
-        .flatMap(({ tokens }) => tokens)
-        .map((emission) => this.#token(emission))
+    const of = (kind: 'reasoning' | 'text') =>
+      tokensOf(deltas, kind).map((emission) => tokenLogprob(this.tokenizer, emission))
     const reasoning = of('reasoning')
     return {
       content: of('text'),
@@ -101,20 +133,26 @@ export class ChatForm implements Form {
       ...(reasoning.length === 0 ? {} : { reasoning_content: reasoning }),
     }
   }
+}
 
-  #token({ token, logprob, top }: Emission): object {
-    return {
-      ...this.#named(token, logprob),
-      top_logprobs: top.map(([id, other]) => this.#named(id, other)),
-    }
+function callObject(call: Call): object {
+  const id = `call_${randomUUID().replaceAll('-', '')}`
+  return { id, type: 'function', function: call }
+}
+
+/** A drawn token with its log-probability and those of the likeliest. */
+export function tokenLogprob(tokenizer: Tokenizer, { token, logprob, top }: Emission): object {
+  return {
+    ...named(tokenizer, token, logprob),
+    top_logprobs: top.map(([id, other]) => named(tokenizer, id, other)),
   }
+}
 
-  /** A token may be half a character: its bytes say what its text cannot. */
-  #named(id: number, logprob: number): object {
-    return {
-      token: this.tokenizer.decode([id], { keepSpecial: true }),
-      logprob: finite(logprob),
-      bytes: [...this.tokenizer.bytesOf(id)],
-    }
+/** A token may be half a character: its bytes say what its text cannot. */
+function named(tokenizer: Tokenizer, id: number, logprob: number): object {
+  return {
+    token: tokenizer.decode([id], { keepSpecial: true }),
+    logprob: finite(logprob),
+    bytes: [...tokenizer.bytesOf(id)],
   }
 }

@@ -5,7 +5,7 @@ import type { FastifyReply } from 'fastify'
 import type { Generation } from '../engine/engine.js'
 import type { Choice } from './draw.js'
 import { EventStream } from './eventstream.js'
-import type { Form, TokenUsage, Told, WireReason } from './form.js'
+import type { Ended, Form, TokenUsage, Told, WireEvent } from './form.js'
 import type { Watch } from './metrics.js'
 import { AnswerReader, type Delta } from './reader.js'
 import { Refusal } from './refusal.js'
@@ -15,8 +15,8 @@ import type { Service } from './service.js'
 export interface Order {
   readonly choices: readonly Choice[]
   readonly form: Form
-  /** Null: one object at the end. */
-  readonly streamed: { readonly includesUsage: boolean } | null
+  /** False: one object at the end. */
+  readonly isStreamed: boolean
   /** Ends it early; its reason is the Refusal to answer with. */
   readonly signal: AbortSignal
   /** Called once the engine has no more work with it. */
@@ -45,8 +45,8 @@ export async function deliver(
   if (order.signal.aborted) cancelAll()
   void Promise.allSettled(runs.map(({ generation }) => generation.ending)).then(order.onDrawn)
   try {
-    if (order.streamed === null) return await giveWhole(service, reply, runs, order)
-    return await stream(service, reply, runs, order)
+    if (order.isStreamed) return await stream(service, reply, runs, order)
+    return await giveWhole(service, reply, runs, order)
   } finally {
     order.signal.removeEventListener('abort', cancelAll)
     cancelAll()
@@ -78,10 +78,10 @@ async function giveWhole(
   const told = await Promise.all(
     runs.map(async (run): Promise<Told> => {
       const deltas: Delta[] = []
-      const reason = await readThrough(service, run, signal, async (delta) => {
+      const ended = await readThrough(service, run, signal, async (delta) => {
         deltas.push(delta)
       })
-      return { index: run.choice.index, deltas, reason }
+      return { index: run.choice.index, deltas, ended }
     }),
   )
   const usage = usageOf(runs)
@@ -93,7 +93,7 @@ async function stream(
   service: Service,
   reply: FastifyReply,
   runs: readonly Run[],
-  { form, streamed, signal }: Order,
+  { form, signal }: Order,
 ): Promise<TokenUsage> {
   const headers = Object.fromEntries(
     Object.entries(reply.getHeaders()).map(([name, value]) => [name, String(value)]),
@@ -103,27 +103,29 @@ async function stream(
   // A reader that takes nothing cannot be told that its time is over.
   const cut = () => setImmediate(() => reply.raw.writableNeedDrain && reply.raw.destroy())
   signal.addEventListener('abort', cut)
-  const send = async (event: object | null) => {
-    if (event !== null) await events.send(event)
+  const send = async (some: readonly WireEvent[]) => {
+    for (const event of some) await events.send(event)
   }
   try {
     await Promise.all(
       runs.map(async (run) => {
-        const { index } = run.choice
-        await send(form.opening(index))
-        const reason = await readThrough(service, run, signal, (delta) =>
+        const { index, request } = run.choice
+        await send(form.opening(index, request.prompt.length))
+        const ended = await readThrough(service, run, signal, (delta) =>
           send(form.delta(index, delta)),
         )
-        await send(form.finish(index, reason))
+        await send(form.finish(index, ended))
       }),
     )
     const usage = usageOf(runs)
-    if (streamed?.includesUsage === true) await events.send(form.usage(usage))
-    await events.end('[DONE]')
+    const last = form.closing(usage)
+    await send(last.slice(0, -1))
+    for (const event of last.slice(-1)) await events.end(event)
     return usage
   } catch (error) {
-    // The status is out already, so the refusal is the last event, and no [DONE] follows it.
-    await events.end((error instanceof Refusal ? error : new Refusal(500, 'internal error')).body)
+    // The status is out already, so the refusal is the last event, and nothing else follows it.
+    const refusal = error instanceof Refusal ? error : new Refusal(500, 'internal error')
+    await events.end(form.failure(refusal))
     throw error
   } finally {
     signal.removeEventListener('abort', cut)
@@ -136,7 +138,7 @@ async function readThrough(
   { generation, reader, watch }: Run,
   signal: AbortSignal,
   onDelta: (delta: Delta) => Promise<void>,
-): Promise<WireReason> {
+): Promise<Ended> {
   for await (const emission of generation) {
     watch.token()
     for (const delta of reader.push(emission)) await onDelta(delta)
@@ -152,9 +154,14 @@ async function readThrough(
     signal.throwIfAborted()
     throw new Refusal(500, 'the answer was cancelled')
   }
-  const ended = reason === 'length' && !reader.isStopped ? 'length' : 'stop'
-  watch.end(ended)
+  const ended: Ended = { reason: reasonOf(reason === 'length', reader), stop: reader.stop }
+  watch.end(ended.reason)
   return ended
+}
+
+function reasonOf(isAtLength: boolean, { isStopped, calls }: AnswerReader): Ended['reason'] {
+  if (isAtLength && !isStopped) return 'length'
+  return calls > 0 ? 'tool_calls' : 'stop'
 }
 
 /** The prompt of several answers was read for each, but is counted once, as clients expect. */

@@ -38,6 +38,7 @@ export function chatWishes(body: ChatBody): Wishes {
     throw badRequest('top_logprobs needs logprobs to be true', 'top_logprobs')
   }
   const maxTokens = body.max_completion_tokens ?? body.max_tokens ?? null
+  checkThinkingBudget(body.reasoning_budget ?? null, maxTokens, 'reasoning_budget')
   const isNew = (body.max_completion_tokens ?? null) !== null
   return {
     body,
@@ -45,6 +46,24 @@ export function chatWishes(body: ChatBody): Wishes {
     maxTokensField: isNew ? 'max_completion_tokens' : 'max_tokens',
     topLogprobs: logprobs === true ? (top ?? 0) : null,
   }
+}
+
+/**
+ * Refuses a budget of thinking that could end the thinking early: nothing can make the model close its
+ * thoughts yet. One that leaves no room for an answer, or none at all (null, -1), bounds nothing.
+ */
+export function checkThinkingBudget(
+  budget: number | null,
+  maxTokens: number | null,
+  field: string,
+): void {
+  if (budget === null || budget < 0) return
+  if (maxTokens !== null && budget + 1 >= maxTokens) return
+  throw badRequest(
+    `${field} is not supported: this server cannot end the model's thinking early; leave it out, or ask for no thinking`,
+    field,
+    'unsupported_parameter',
+  )
 }
 
 export function completionWishes(body: CompletionBody): Wishes {
@@ -78,7 +97,7 @@ export function choicesOf(
         score: false,
         routing: false,
       },
-      reading: { thinking: prompt.thinking, stopIds, stops },
+      reading: { thinking: prompt.thinking, calls: prompt.calls, stopIds, stops },
     }))
   })
 }

@@ -2,6 +2,7 @@
 // giving up: a long prompt may take minutes. A slow reader is waited for, and one that is gone is not
 // written to.
 import type { ServerResponse } from 'node:http'
+import type { WireEvent } from './form.js'
 
 /** For the last bytes to be taken; there are few, since every event before waited for its turn. */
 const LAST_MS = 60_000
@@ -31,22 +32,22 @@ export class EventStream {
   }
 
   /** Sends one event, unless the stream is over; resolves when the reader is ready for the next. */
-  async send(data: object): Promise<void> {
+  async send(event: WireEvent): Promise<void> {
     const { response } = this
     if (this.#isOver || response.destroyed) return
     this.#timer.refresh()
-    if (!response.write(eventOf(data))) await this.#once('drain')
+    if (!response.write(textOf(event))) await this.#once('drain')
   }
 
   /** The last event; resolves when all is on its way, or the reader gone. Later events are dropped. */
-  async end(data: object | '[DONE]'): Promise<void> {
+  async end(event: WireEvent): Promise<void> {
     const { response } = this
     this.#isOver = true
     clearInterval(this.#timer)
     if (response.destroyed) return
     const finished = this.#once('finish')
     const timer = setTimeout(() => response.destroy(), LAST_MS)
-    response.end(eventOf(data))
+    response.end(textOf(event))
     await finished
     clearTimeout(timer)
   }
@@ -64,6 +65,7 @@ export class EventStream {
   }
 }
 
-function eventOf(data: object | string): string {
-  return `data: ${typeof data === 'string' ? data : JSON.stringify(data)}\n\n`
+function textOf({ name, data }: WireEvent): string {
+  const text = typeof data === 'string' ? data : JSON.stringify(data)
+  return `${name === null ? '' : `event: ${name}\n`}data: ${text}\n\n`
 }

@@ -1,9 +1,17 @@
-// What the two families of responses have in common: who answers, how usage is counted, and the
-// objects that a form must give. Forms know the wire; they know no engine.
+// What the families of responses have in common: who answers, how an answer ended, what it cost, and what
+// a form must give: events of a stream, or one object. Forms know the wire; they know no engine. The
+// events of one response are asked for in the order in which they are sent.
 import { createHash } from 'node:crypto'
+import type { Emission } from '../engine/loop.js'
 import type { Delta } from './reader.js'
+import type { Refusal } from './refusal.js'
 
-export type WireReason = 'stop' | 'length'
+/** How an answer ended. */
+export interface Ended {
+  readonly reason: 'stop' | 'length' | 'tool_calls'
+  /** The stop text that ended it. */
+  readonly stop: string | null
+}
 
 /** Who answers: the same in every object of the server. */
 export interface Identity {
@@ -23,7 +31,7 @@ export function identityOf(model: string, ...parts: readonly string[]): Identity
 export interface Told {
   readonly index: number
   readonly deltas: readonly Delta[]
-  readonly reason: WireReason
+  readonly ended: Ended
 }
 
 export interface TokenUsage {
@@ -32,22 +40,24 @@ export interface TokenUsage {
   readonly reasoningTokens: number
 }
 
-/** What of it a client wants to see. */
-export interface FormDetails {
-  readonly hasLogprobs: boolean
-  readonly includesUsage: boolean
+/** An event of a stream; `name` where the protocol names its events. */
+export interface WireEvent {
+  readonly name: string | null
+  readonly data: object | '[DONE]'
 }
 
-/** One response, streamed as chunks or given whole. */
+/** One response, streamed or given whole. */
 export interface Form {
-  /** The chunk that begins an answer; null: there is none. */
-  opening(index: number): object | null
-  /** The chunk of a delta; null where it says nothing. */
-  delta(index: number, delta: Delta): object | null
-  /** The chunk that ends an answer. */
-  finish(index: number, reason: WireReason): object
-  /** The last chunk, where usage was asked for. */
-  usage(usage: TokenUsage): object
+  /** What begins an answer to a prompt of so many tokens. */
+  opening(index: number, promptTokens: number): WireEvent[]
+  /** None where the delta says nothing. */
+  delta(index: number, delta: Delta): WireEvent[]
+  /** What ends an answer. */
+  finish(index: number, ended: Ended): WireEvent[]
+  /** What comes when all answers have ended. */
+  closing(usage: TokenUsage): WireEvent[]
+  /** The last event of a stream that breaks off. */
+  failure(refusal: Refusal): WireEvent
   whole(answers: readonly Told[], usage: TokenUsage): object
 }
 
@@ -65,11 +75,26 @@ export function usageObject({
   }
 }
 
-export function joined(deltas: readonly Delta[], kind: Delta['kind']): string {
-  return deltas
-    .filter((delta) => delta.kind === kind)
-    .map(({ text }) => text)
-    .join('')
+export function joined(deltas: readonly Delta[], kind: 'reasoning' | 'text'): string {
+  return deltas.map((delta) => (delta.kind === kind ? delta.text : '')).join('')
+}
+
+export function tokensOf(deltas: readonly Delta[], kind: 'reasoning' | 'text'): Emission[] {
+  return deltas.flatMap((delta) => (delta.kind === kind ? delta.tokens : []))
+}
+
+const PIECE_CHARS = 64
+
+/** A long text of arguments in pieces, as clients expect it in a stream; never half a character. */
+export function piecesOf(text: string): string[] {
+  const pieces: string[] = []
+  for (let begin = 0; begin < text.length; ) {
+    let end = begin + PIECE_CHARS
+    if (/[\ud800-\udbff]/.test(text[end - 1] ?? '')) end += 1
+    pieces.push(text.slice(begin, end))
+    begin = end
+  }
+  return pieces
 }
 
 /** JSON has no infinity; this is what OpenAI gives for what is as good as impossible. */

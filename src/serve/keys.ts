@@ -3,6 +3,7 @@
 // machine only, and then a request must also name this machine: a page of a stranger can point its own
 // host name here, and a browser would let it read the answers.
 import { createHash, timingSafeEqual } from 'node:crypto'
+import type { IncomingHttpHeaders } from 'node:http'
 import { isIP } from 'node:net'
 
 export class Keys {
@@ -16,10 +17,11 @@ export class Keys {
     return this.#digests.length === 0
   }
 
-  /** Whether an Authorization header holds one of the keys. */
-  admit(header: string | undefined): boolean {
-    const [, key = ''] = /^Bearer +(\S+)\s*$/i.exec(header ?? '') ?? []
-    const digest = digestOf(key)
+  /** Whether the headers hold one of the keys: as OpenAI's clients send it, or as Anthropic's do. */
+  admit(headers: IncomingHttpHeaders): boolean {
+    const { authorization = '', 'x-api-key': bare = '' } = headers
+    const [, bearer = String(bare)] = /^Bearer +(\S+)\s*$/i.exec(authorization) ?? []
+    const digest = digestOf(bearer)
     let isKnown = false
     for (const known of this.#digests) isKnown = timingSafeEqual(known, digest) || isKnown
     return isKnown

@@ -4,13 +4,34 @@
 // folder, so that is put in other words here.
 import { Piscina } from 'piscina'
 import type { Message } from '../model/template.js'
+import type { CallReading } from './calls.js'
 import type { PromptResult, PromptSource, PromptTask } from './promptworker.js'
 import { badRequest, Refusal } from './refusal.js'
+import { callReadingOf, type Toolset, templateTool } from './tools.js'
+
+/** What is to be answered, whatever family of routes it came by. */
+export interface Chat {
+  readonly messages: readonly Message[]
+  readonly tools: Toolset | null
+  /** Undefined: as the template has it. */
+  readonly thinking: boolean | undefined
+  /** Further variables of the template. */
+  readonly extra: Readonly<Record<string, unknown>>
+}
+
+/** What a wished effort is to a chat: none is the switch that all of this family know. */
+export function effortWishes(effort: string | null): Pick<Chat, 'thinking' | 'extra'> {
+  if (effort === null) return { thinking: undefined, extra: {} }
+  if (effort === 'none') return { thinking: false, extra: {} }
+  return { thinking: undefined, extra: { reasoning_effort: effort } }
+}
 
 export interface Prompt {
   readonly tokens: Int32Array
   /** Null: the answer is plain text, nothing of it is thinking. */
   readonly thinking: { readonly startsInside: boolean } | null
+  /** Null: nothing of the answer is a call. */
+  readonly calls: CallReading | null
 }
 
 const THREADS = 2
@@ -37,22 +58,21 @@ export class Prompts {
   }
 
   /** The prompt that makes the model answer. Throws a Refusal, also where the signal has been raised. */
-  async ofChat(
-    messages: readonly Message[],
-    extra: Readonly<Record<string, unknown>>,
-    contextTokens: number,
-    signal: AbortSignal,
-  ): Promise<Prompt> {
-    const source = { kind: 'chat', messages, extra } as const
+  async ofChat(chat: Chat, contextTokens: number, signal: AbortSignal): Promise<Prompt> {
+    const { messages, thinking, extra } = chat
+    const calls = chat.tools === null ? null : callReadingOf(chat.tools)
+    const begun = calls?.begun ?? ''
+    const tools = chat.tools?.tools.map(templateTool) ?? []
+    const source = { kind: 'chat', messages, tools, begun, thinking, extra } as const
     const { tokens, startsInside } = await this.#make(source, contextTokens, signal, 'messages')
-    return { tokens, thinking: { startsInside } }
+    return { tokens, thinking: { startsInside }, calls }
   }
 
   /** Raw text as it is. */
   async ofText(text: string, contextTokens: number, signal: AbortSignal): Promise<Prompt> {
     const source = { kind: 'text', text } as const
     const { tokens } = await this.#make(source, contextTokens, signal, 'prompt')
-    return { tokens, thinking: null }
+    return { tokens, thinking: null, calls: null }
   }
 
   async close(): Promise<void> {
@@ -71,7 +91,8 @@ export class Prompts {
       // Not the client's own signal: ending a thread is dear, and clients may leave as they like.
       const made = await this.#pool.run({ source, charsMax }, { signal: patience })
       signal.throwIfAborted()
-      if ('refused' in made) throw badRequest(this.#withoutFolder(made.refused), field)
+      if ('refused' in made)
+        throw badRequest(this.#withoutFolder(made.refused), made.field ?? field)
       return made
     } catch (error) {
       if (error instanceof Refusal) throw error

@@ -12,8 +12,14 @@ export type PromptSource =
   | {
       readonly kind: 'chat'
       readonly messages: readonly Message[]
+      readonly tools: readonly object[]
+      /** How the answer begins; the model goes on from there. */
+      readonly begun: string
+      readonly thinking: boolean | undefined
       readonly extra: Readonly<Record<string, unknown>>
     }
+
+type ChatSource = Extract<PromptSource, { kind: 'chat' }>
 
 export interface PromptTask {
   readonly source: PromptSource
@@ -23,7 +29,8 @@ export interface PromptTask {
 
 export type PromptResult =
   | { readonly tokens: Int32Array; readonly startsInside: boolean }
-  | { readonly refused: string }
+  /** `field`: what of the request is at fault, where that is not the text itself. */
+  | { readonly refused: string; readonly field?: 'tools' }
 
 const { folder } = workerData as { folder: string }
 const tokenizer = openTokenizer(folder)
@@ -31,7 +38,10 @@ const template = optionalTemplate()
 
 export default function makePrompt({ source, charsMax }: PromptTask): PromptResult {
   try {
-    const text = source.kind === 'text' ? source.text : rendered(source.messages, source.extra)
+    const text = source.kind === 'text' ? source.text : rendered(source)
+    if (text === null) {
+      return { refused: "this model's chat template does not know tools", field: 'tools' }
+    }
     if (text.length > charsMax) {
       return {
         refused: `the prompt has ${text.length} characters, and at most ${charsMax} are taken at this context size`,
@@ -45,15 +55,15 @@ export default function makePrompt({ source, charsMax }: PromptTask): PromptResu
   }
 }
 
-function rendered(messages: readonly Message[], extra: Readonly<Record<string, unknown>>): string {
+/** Null: there are tools, and the template says nothing of them. */
+function rendered({ messages, tools, begun, thinking, extra }: ChatSource): string | null {
   if (template instanceof ModelError) throw template
-  const { enable_thinking: wish } = extra
-  return template.render(messages, {
-    // Templates spell this switch in two ways; whoever knows one means both.
-    thinking: typeof wish === 'boolean' ? wish : undefined,
-    addGenerationPrompt: true,
-    extra,
-  })
+  const options = { thinking, addGenerationPrompt: true, extra }
+  if (tools.length === 0) return template.render(messages, options)
+  const text = template.render(messages, { ...options, tools: [...tools] })
+  if (text === template.render(messages, options)) return null
+  if (begun === '') return text
+  return promptEndsInsideThinking(text) ? `${text}\n</think>\n\n${begun}` : text + begun
 }
 
 /** A checkpoint without a template takes raw prompts only; why is said to whoever sends a chat. */

@@ -1,26 +1,38 @@
 // The one place that turns what the engine draws into what a client is sent: tokens become pieces of
-// reasoning and of answer, stop texts end the answer, and every piece carries the tokens that it was
-// made of. Knows no wire format and no network. Stop texts are looked for in the answer only: a
-// thinking model may well think one. A token's place is decided as late as its text: white space
-// before an answer, or half a character, waits for what follows.
+// reasoning, of answer and calls of tools, stop texts end the answer, and every piece carries the tokens
+// that it was made of. Knows no wire format and no network. Stop texts are looked for in the answer
+// only: a thinking model may well think one, and a call may hold one. A token's place is decided as late
+// as its text: white space before an answer, or half a character, waits for what follows.
 import type { Emission } from '../engine/loop.js'
 import { TextStream } from '../model/textstream.js'
 import { type TextPiece, ThinkingSplitter } from '../model/thinking.js'
 import type { Tokenizer } from '../model/tokenizer.js'
+import {
+  type AnswerPart,
+  CALL_CLOSE,
+  CALL_OPEN,
+  type Call,
+  CallFinder,
+  type CallReading,
+} from './calls.js'
 import { StopFinder } from './stops.js'
 
-/** A part of an answer; parts of one kind follow each other and are to be joined. */
-export interface Delta {
-  readonly kind: TextPiece['kind']
-  /** May be empty where tokens had no text of their own, such as tags. */
-  readonly text: string
-  readonly tokens: readonly Emission[]
-}
+/** A part of an answer; parts of text of one kind follow each other and are to be joined. */
+export type Delta =
+  | {
+      readonly kind: TextPiece['kind']
+      /** May be empty where tokens had no text of their own, such as tags. */
+      readonly text: string
+      readonly tokens: readonly Emission[]
+    }
+  | { readonly kind: 'call'; readonly call: Call }
 
 /** What a reader must know of the question. */
 export interface Reading {
   /** Null: nothing of the answer is thinking. */
   readonly thinking: { readonly startsInside: boolean } | null
+  /** Null: a call is text like any other. */
+  readonly calls: CallReading | null
   /** Tokens that end the answer and are no part of it. */
   readonly stopIds: readonly number[]
   readonly stops: readonly string[]
@@ -30,12 +42,14 @@ export interface Reading {
 export class AnswerReader {
   readonly #stream: TextStream
   readonly #splitter: ThinkingSplitter | null
+  readonly #calls: CallFinder | null
   readonly #finder: StopFinder
   readonly #stopIds: readonly number[]
+  /** Tags of calls that the tokenizer counts among its control tokens: they have a text here. */
+  readonly #tags = new Map<number, string>()
   #kind: TextPiece['kind'] | null = null
-  /** Tokens whose place is not known yet, and the text they were drawn with. */
-  #undecided: Emission[] = []
-  #undecidedText = ''
+  /** Tokens whose place is not known yet, each with the text it was drawn with. */
+  #undecided: { readonly emission: Emission; readonly text: string }[] = []
   /** Tokens of the answer that are not given yet, each with where its text begins. */
   readonly #kept: { readonly emission: Emission; readonly start: number }[] = []
   #answerLength = 0
@@ -46,13 +60,27 @@ export class AnswerReader {
   constructor(tokenizer: Tokenizer, reading: Reading) {
     this.#stream = new TextStream(tokenizer)
     this.#splitter = reading.thinking === null ? null : new ThinkingSplitter(reading.thinking)
+    this.#calls = reading.calls === null ? null : new CallFinder(reading.calls)
     this.#finder = new StopFinder(reading.stops)
     this.#stopIds = reading.stopIds
+    for (const tag of reading.calls === null ? [] : [CALL_OPEN, CALL_CLOSE]) {
+      const id = tokenizer.idOf(tag)
+      if (id !== null && tokenizer.isSpecial(id)) this.#tags.set(id, tag)
+    }
   }
 
-  /** Whether a stop text was found: the rest is not wanted. */
+  /** Whether a stop text was found, or the only call made: the rest is not wanted. */
   get isStopped(): boolean {
-    return this.#finder.isFound
+    return this.#finder.found !== null || this.#calls?.isDone === true
+  }
+
+  /** The stop text that ended the answer. */
+  get stop(): string | null {
+    return this.#finder.found
+  }
+
+  get calls(): number {
+    return this.#calls?.calls ?? 0
   }
 
   /** All tokens that were read, the one that ended the answer included. */
@@ -67,9 +95,8 @@ export class AnswerReader {
   push(emission: Emission): Delta[] {
     this.#tokens += 1
     if (this.#stopIds.includes(emission.token)) return []
-    const text = this.#stream.push(emission.token)
-    this.#undecided.push(emission)
-    this.#undecidedText += text
+    const text = this.#stream.push(emission.token) + (this.#tags.get(emission.token) ?? '')
+    this.#undecided.push({ emission, text })
     if (this.#splitter !== null) return this.#take(this.#splitter.push(text))
     return this.#take(text === '' ? [] : [{ kind: 'text', text }])
   }
@@ -81,10 +108,13 @@ export class AnswerReader {
     const deltas = this.#take([...pieces, ...(this.#splitter?.end() ?? [])])
     if (this.#kind === 'reasoning') {
       deltas.push(...this.#reason('', this.#undecided.splice(0)))
-    } else {
-      this.#keep()
-      if (!this.isStopped) deltas.push(...this.#give(this.#finder.end(), true))
+      return deltas
     }
+    deltas.push(...this.#answer(this.#calls?.end() ?? []))
+    for (const { emission } of this.#undecided.splice(0)) {
+      this.#kept.push({ emission, start: this.#answerLength })
+    }
+    if (!this.isStopped) deltas.push(...this.#give(this.#finder.end(), true))
     return deltas
   }
 
@@ -100,30 +130,57 @@ export class AnswerReader {
           deltas.push(...this.#reason('', this.#undecided.splice(0, this.#undecided.length - 1)))
         }
         this.#kind = 'text'
-        this.#keep()
-        this.#answerLength += text.length
-        deltas.push(...this.#give(this.#finder.push(text), false))
+        const parts = this.#calls?.push(text) ?? [{ kind: 'text', text, after: 0 }]
+        deltas.push(...this.#answer(parts))
       }
-      this.#undecidedText = ''
     }
     return deltas
   }
 
   /** At the answer's first piece: whether anything before it was thinking, empty thinking included. */
   #hasThought(text: string): boolean {
-    if (this.#kind === null) return this.#splitter !== null && this.#undecidedText !== text
-    return this.#kind === 'reasoning'
+    if (this.#kind !== null) return this.#kind === 'reasoning'
+    return this.#splitter !== null && this.#undecided.map((one) => one.text).join('') !== text
   }
 
-  #reason(text: string, tokens: readonly Emission[]): Delta[] {
+  #reason(text: string, tokens: readonly { readonly emission: Emission }[]): Delta[] {
     this.#reasoningTokens += tokens.length
-    return text === '' && tokens.length === 0 ? [] : [{ kind: 'reasoning', text, tokens }]
+    if (text === '' && tokens.length === 0) return []
+    return [{ kind: 'reasoning', text, tokens: tokens.map(({ emission }) => emission) }]
   }
 
-  #keep(): void {
-    for (const emission of this.#undecided.splice(0)) {
-      this.#kept.push({ emission, start: this.#answerLength })
+  #answer(parts: readonly AnswerPart[]): Delta[] {
+    const deltas: Delta[] = []
+    for (const part of parts) {
+      if (this.#finder.found !== null) break
+      const tokens = this.#settled(part.after)
+      if (part.kind === 'text') {
+        const begin = this.#answerLength
+        this.#answerLength += part.text.length
+        for (const { emission, toEnd } of tokens) {
+          this.#kept.push({ emission, start: Math.max(begin, this.#answerLength - toEnd) })
+        }
+        deltas.push(...this.#give(this.#finder.push(part.text), false))
+      } else {
+        // No stop text reaches over a call, and a call's own tokens are no part of the answer's text.
+        deltas.push(...this.#give(this.#finder.end(), true))
+        deltas.push({ kind: 'call', call: part.call })
+      }
     }
+    return deltas
+  }
+
+  /** Takes the tokens that begin before the last `after` characters, each with how far that is. */
+  #settled(after: number): { readonly emission: Emission; readonly toEnd: number }[] {
+    let toEnd = this.#undecided.reduce((sum, { text }) => sum + text.length, -after)
+    const settled: { emission: Emission; toEnd: number }[] = []
+    for (const { emission, text } of this.#undecided) {
+      if (toEnd <= 0) break
+      settled.push({ emission, toEnd })
+      toEnd -= text.length
+    }
+    this.#undecided.splice(0, settled.length)
+    return settled
   }
 
   /** Answer text that is certain, with the tokens that begin in it; at the end, with all. */

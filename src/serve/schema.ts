@@ -4,7 +4,7 @@
 // one sentence with the field's name.
 import { z } from 'zod'
 import { shown } from '../model/error.js'
-import { atLeast, flag, real, valueAt, whole } from '../model/fields.js'
+import { atLeast, flag, oneOf, real, valueAt, whole } from '../model/fields.js'
 import { isRecord } from '../model/json.js'
 import { badRequest } from './refusal.js'
 
@@ -12,14 +12,22 @@ const CHOICES_MAX = 128
 const STOPS_MAX = 4
 const STOP_CHARS_MAX = 1024
 const BIASES_MAX = 1024
-const TOP_LOGPROBS_MAX = 20
+export const TOP_LOGPROBS_MAX = 20
 
-function text() {
+export function text() {
   return z.custom<string>((value) => typeof value === 'string', 'must be text')
 }
 
-function record(what: string) {
+export function record(what: string) {
   return z.custom<Record<string, unknown>>(isRecord, `must be ${what}`)
+}
+
+/** The name of a tool. */
+export function toolName() {
+  return z.custom<string>(
+    (value) => typeof value === 'string' && /^[\w.-]{1,128}$/.test(value),
+    'must be a name of at most 128 letters, digits, _, - and .',
+  )
 }
 
 function isStop(value: unknown): value is string {
@@ -27,10 +35,20 @@ function isStop(value: unknown): value is string {
 }
 
 const stop = z.custom<string | string[]>(
-  (value) =>
-    isStop(value) || (Array.isArray(value) && value.length <= STOPS_MAX && value.every(isStop)),
+  (value) => isStop(value) || areStops(value, STOPS_MAX),
   `must be text or a list of at most ${STOPS_MAX}, each of 1 to ${STOP_CHARS_MAX} characters`,
 )
+
+export function stopTexts(most: number) {
+  return z.custom<string[]>(
+    (value) => areStops(value, most),
+    `must be a list of at most ${most} texts, each of 1 to ${STOP_CHARS_MAX} characters`,
+  )
+}
+
+function areStops(value: unknown, most: number): boolean {
+  return Array.isArray(value) && value.length <= most && value.every(isStop)
+}
 
 const logitBias = z.custom<Record<string, number>>(
   (value) =>
@@ -49,7 +67,7 @@ const seed = z.custom<number>(
 )
 
 /** What completions and chats have in common. */
-const drawing = {
+export const drawing = {
   temperature: atLeast(0, 2).nullish(),
   top_p: atLeast(0, 1).nullish(),
   top_k: whole(-1, 2 ** 24).nullish(),
@@ -83,16 +101,25 @@ function isTextPart(part: unknown): boolean {
   return isRecord(part) && part.type === 'text' && typeof part.text === 'string'
 }
 
+/** A call that the model made in an earlier round. */
+const toolCall = z.object(
+  {
+    id: text().nullish(),
+    function: z.object({ name: text(), arguments: text() }, 'must be an object'),
+  },
+  'must be an object',
+)
+
 const roles = ['system', 'developer', 'user', 'assistant', 'tool'] as const
 
 const message = z.object(
   {
     role: z.enum(roles, `must be one of ${roles.join(', ')}`),
-    content,
+    content: content.optional(),
     name: text().nullish(),
     reasoning_content: text().nullish(),
     reasoning: text().nullish(),
-    tool_calls: z.custom<unknown[]>(Array.isArray, 'must be a list').nullish(),
+    tool_calls: z.array(toolCall, 'must be a list').nullish(),
     tool_call_id: text().nullish(),
   },
   'must be an object',
@@ -101,13 +128,68 @@ export type MessageBody = z.output<typeof message>
 
 const messages = z.array(message, 'must be a list of messages').min(1, 'must not be empty')
 
+const tool = z.object(
+  {
+    type: oneOf('function'),
+    function: z.object(
+      {
+        name: toolName(),
+        description: text().nullish(),
+        parameters: record('a JSON schema, an object').nullish(),
+      },
+      'must be an object',
+    ),
+  },
+  'must be an object',
+)
+
+export const choiceWords = ['auto', 'none', 'required'] as const
+
+const toolChoice = z.custom<'auto' | 'none' | 'required' | { function: { name: string } }>(
+  (value) =>
+    choiceWords.some((word) => word === value) ||
+    (isRecord(value) &&
+      value.type === 'function' &&
+      isRecord(value.function) &&
+      typeof value.function.name === 'string'),
+  `must be one of ${choiceWords.join(', ')}, or an object that names a function`,
+)
+
+/** Variables of the template: names as templates write them, and not more than a person would send. */
+const KWARGS_MAX = 32
+const KWARGS_CHARS_MAX = 16_384
+
+const templateKwargs = z
+  .custom<Record<string, unknown>>(
+    (value) =>
+      isRecord(value) &&
+      Object.keys(value).length <= KWARGS_MAX &&
+      Object.keys(value).every((name) => /^[A-Za-z_]\w{0,63}$/.test(name)) &&
+      JSON.stringify(value).length <= KWARGS_CHARS_MAX,
+    `must be an object of at most ${KWARGS_MAX} names and ${KWARGS_CHARS_MAX} characters`,
+  )
+  .refine(
+    ({ enable_thinking: wish }) => wish === undefined || typeof wish === 'boolean',
+    'must have true or false for enable_thinking',
+  )
+
+const efforts = ['none', 'minimal', 'low', 'medium', 'high', 'xhigh'] as const
+
+/** How much to think: some templates read it; none is the switch that all of this family know. */
+export const effort = z.enum(efforts, `must be one of ${efforts.join(', ')}`)
+
 export const chatBody = z.object({
   ...drawing,
   messages,
   max_completion_tokens: whole(1, 2 ** 30).nullish(),
   logprobs: flag().nullish(),
   top_logprobs: whole(0, TOP_LOGPROBS_MAX).nullish(),
-  chat_template_kwargs: record('an object').nullish(),
+  chat_template_kwargs: templateKwargs.nullish(),
+  reasoning_effort: effort.nullish(),
+  reasoning_budget: whole(-1, 2 ** 30).nullish(),
+  tools: z.array(tool, 'must be a list of tools').nullish(),
+  tool_choice: toolChoice.nullish(),
+  parallel_tool_calls: flag().nullish(),
 })
 export type ChatBody = z.output<typeof chatBody>
 
@@ -145,7 +227,8 @@ export const tokenizeBody = z.object({
   content: text().nullish(),
   prompt: text().nullish(),
   messages: messages.nullish(),
-  chat_template_kwargs: record('an object').nullish(),
+  tools: z.array(tool, 'must be a list of tools').nullish(),
+  chat_template_kwargs: templateKwargs.nullish(),
 })
 
 export const detokenizeBody = z.object({
@@ -164,14 +247,9 @@ const refused: readonly (readonly [
   [
     'response_format',
     (value) => !isRecord(value) || value.type !== 'text',
-    'this server gives free text only, and cannot hold the model to a format',
+    'this server cannot hold the model to a format; ask for it in words',
   ],
-  [
-    'tools',
-    (value, body) => !(Array.isArray(value) && value.length === 0) && body.tool_choice !== 'none',
-    'this server does not pass tools to the model yet',
-  ],
-  ['functions', () => true, 'this server does not pass functions to the model'],
+  ['functions', () => true, 'tools is the newer name'],
   ['audio', () => true, 'this model gives text only'],
   [
     'modalities',
@@ -193,16 +271,28 @@ export function parsed<Shape extends z.ZodType>(shape: Shape, body: unknown): z.
   if (!isRecord(body)) throw badRequest(`the body must be a JSON object, found ${shown(body)}`)
   for (const [field, isAsked, reason] of refused) {
     const value = body[field] ?? null
-    if (value !== null && isAsked(value, body)) {
-      throw badRequest(`${field} is not supported: ${reason}`, field, 'unsupported_parameter')
-    }
+    if (value !== null && isAsked(value, body)) throw unsupported(field, reason)
   }
-  const result = shape.safeParse(body)
+  return shaped(shape, body)
+}
+
+/** A part of a body in its shape; `place`: the names that lead to it. */
+export function shaped<Shape extends z.ZodType>(
+  shape: Shape,
+  value: unknown,
+  place: readonly (string | number)[] = [],
+): z.output<Shape> {
+  const result = shape.safeParse(value)
   if (result.success) return result.data
   const issue = result.error.issues[0]
-  const param = (issue?.path ?? []).map(String).join('.')
+  const path = issue?.path ?? []
+  const param = [...place, ...path].map(String).join('.')
   throw badRequest(
-    `${param} ${issue?.message ?? 'is wrong'}, found ${shown(valueAt(body, issue?.path ?? []))}`,
+    `${param} ${issue?.message ?? 'is wrong'}, found ${shown(valueAt(value, path))}`,
     param,
   )
+}
+
+export function unsupported(field: string, reason: string) {
+  return badRequest(`${field} is not supported: ${reason}`, field, 'unsupported_parameter')
 }

@@ -4,16 +4,18 @@
 // deep a body nests, how long it may take to arrive. CORS is off: no page of another origin may ask.
 import { randomUUID } from 'node:crypto'
 import type { Socket } from 'node:net'
-import fastify, { type FastifyError, type FastifyInstance, type FastifyReply } from 'fastify'
+import fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
+import { BODY_BYTES_MAX, bodyOf, sendError } from './faults.js'
 import { hostNamed, isLoopback, type Keys } from './keys.js'
 import { badRequest, Refusal, unavailable } from './refusal.js'
 import { addChat } from './routes/chat.js'
 import { addCompletions } from './routes/completions.js'
+import { addMessages } from './routes/messages.js'
 import { addModel } from './routes/model.js'
+import { addResponses } from './routes/responses.js'
 import { addTokens } from './routes/tokens.js'
 import type { Service } from './service.js'
 
-const BODY_BYTES_MAX = 8 * 2 ** 20
 const BODY_DEPTH_MAX = 64
 const HEADER_BYTES_MAX = 16 * 2 ** 10
 const CONNECTIONS_MAX = 1024
@@ -41,6 +43,8 @@ export class Server {
     addTokens(this.#app, service)
     addChat(this.#app, service)
     addCompletions(this.#app, service)
+    addResponses(this.#app, service)
+    addMessages(this.#app, service)
   }
 
   /** Listens. Rejects when the port cannot be had. */
@@ -96,8 +100,8 @@ export class Server {
         })
       }
       if (keys.areNone || request.routeOptions.url === '/health') return
-      if (!keys.admit(request.headers.authorization)) {
-        throw new Refusal(401, 'a key is needed: Authorization: Bearer KEY', {
+      if (!keys.admit(request.headers)) {
+        throw new Refusal(401, 'a key is needed: Authorization: Bearer KEY, or x-api-key: KEY', {
           code: 'invalid_api_key',
         })
       }
@@ -116,11 +120,13 @@ function newApp(service: Service): FastifyInstance {
     genReqId: () => `req_${randomUUID().replaceAll('-', '')}`,
     requestIdHeader: false,
     clientErrorHandler: (error, socket) => endSocket(error.code, socket),
-    frameworkErrors: (error, _request, reply) => sendError(error, reply, service.log),
+    frameworkErrors: (error, _request, reply) => sendError(error, reply, service.log, bodyOf),
   })
   // Text can be sent by a page of any origin without asking; JSON cannot.
   app.removeContentTypeParser('text/plain')
-  app.setErrorHandler((error, _request, reply) => sendError(error, reply, service.log))
+  app.setErrorHandler((error, _request, reply: FastifyReply) =>
+    sendError(error, reply, service.log, bodyOf),
+  )
   app.setNotFoundHandler(async () => {
     throw new Refusal(404, 'there is no such endpoint, or not for this method')
   })
@@ -130,38 +136,6 @@ function newApp(service: Service): FastifyInstance {
     }
   })
   return app
-}
-
-function sendError(error: unknown, reply: FastifyReply, log: (line: string) => void): void {
-  const refusal = refusalOf(error)
-  if (refusal === null) {
-    // Its message may quote the request, so the log has its kind and place only.
-    log(`internal error: ${placeOf(error)}`)
-    reply.status(500).send(new Refusal(500, 'internal error').body)
-    return
-  }
-  reply.status(refusal.status).headers(refusal.headers).send(refusal.body)
-}
-
-/** What a client is told; null: the fault is ours. */
-function refusalOf(error: unknown): Refusal | null {
-  if (error instanceof Refusal) return error
-  if (!(error instanceof Error)) return null
-  const { statusCode = 500, code = '' } = error as Partial<FastifyError>
-  if (statusCode < 400 || statusCode >= 500) return null
-  if (statusCode === 413) {
-    return new Refusal(413, `the body is larger than ${BODY_BYTES_MAX} bytes`)
-  }
-  if (statusCode === 415)
-    return new Refusal(415, 'the body must be JSON: content-type application/json')
-  if (code.startsWith('FST_ERR_CTP_')) return badRequest('the body is no JSON that can be read')
-  return new Refusal(statusCode, error.message, { code })
-}
-
-function placeOf(error: unknown): string {
-  if (!(error instanceof Error)) return typeof error
-  const [, place = ''] = /\n\s+(at .*)/.exec(error.stack ?? '') ?? []
-  return `${error.name} ${place}`
 }
 
 /** What node's parser refuses has no request yet, only a socket. */

@@ -4,23 +4,29 @@
 
 export class StopFinder {
   #held = ''
-  #isFound = false
+  #found: string | null = null
 
   constructor(private readonly stops: readonly string[]) {}
 
-  get isFound(): boolean {
-    return this.#isFound
+  /** The stop text that ended the answer; null: none so far. */
+  get found(): string | null {
+    return this.#found
   }
 
   /** Takes the next part and returns what is certain by now. */
   push(text: string): string {
-    if (this.#isFound) return ''
+    if (this.#found !== null) return ''
     const all = this.#held + text
-    const ends = this.stops.map((stop) => all.indexOf(stop)).filter((at) => at >= 0)
-    if (ends.length > 0) {
-      this.#isFound = true
+    let end = all.length
+    for (const stop of this.stops) {
+      const at = all.indexOf(stop)
+      if (at < 0 || at >= end) continue
+      end = at
+      this.#found = stop
+    }
+    if (this.#found !== null) {
       this.#held = ''
-      return all.slice(0, Math.min(...ends))
+      return all.slice(0, end)
     }
     const certain = all.length - this.#lengthOfBegunStop(all)
     this.#held = all.slice(certain)

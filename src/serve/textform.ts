@@ -4,17 +4,21 @@
 import { randomUUID } from 'node:crypto'
 import type { Emission } from '../engine/loop.js'
 import type { Tokenizer } from '../model/tokenizer.js'
+import type { FormDetails } from './chatform.js'
 import {
+  type Ended,
   type Form,
-  type FormDetails,
   finite,
   type Identity,
   joined,
   type TokenUsage,
   type Told,
+  tokensOf,
   usageObject,
+  type WireEvent,
 } from './form.js'
 import type { Delta } from './reader.js'
+import type { Refusal } from './refusal.js'
 
 export class TextForm implements Form {
   readonly #shell: object
@@ -35,42 +39,50 @@ export class TextForm implements Form {
     }
   }
 
-  opening(): null {
-    return null
+  opening(): WireEvent[] {
+    return []
   }
 
-  delta(index: number, delta: Delta): object | null {
-    if (delta.text === '' && !this.details.hasLogprobs) return null
-    return this.#chunk(index, delta.text, this.#logprobs(index, delta.tokens))
+  delta(index: number, delta: Delta): WireEvent[] {
+    // Text that is continued has no thinking and no calls.
+    if (delta.kind !== 'text' || (delta.text === '' && !this.details.hasLogprobs)) return []
+    return [this.#chunk(index, delta.text, this.#logprobs(index, delta.tokens))]
   }
 
-  finish(index: number, reason: string): object {
-    return this.#chunk(index, '', null, reason)
+  finish(index: number, { reason }: Ended): WireEvent[] {
+    return [this.#chunk(index, '', null, reason)]
   }
 
-  usage(usage: TokenUsage): object {
-    return { ...this.#shell, choices: [], usage: usageObject(usage) }
+  closing(usage: TokenUsage): WireEvent[] {
+    const done: WireEvent = { name: null, data: '[DONE]' }
+    if (!this.details.includesUsage) return [done]
+    return [{ name: null, data: { ...this.#shell, choices: [], usage: usageObject(usage) } }, done]
+  }
+
+  failure({ body }: Refusal): WireEvent {
+    return { name: null, data: body }
   }
 
   whole(answers: readonly Told[], usage: TokenUsage): object {
-    const choices = answers.map(({ index, deltas, reason }) => {
-      const tokens = deltas.flatMap((delta) => delta.tokens)
+    const choices = answers.map(({ index, deltas, ended }) => {
+      const tokens = tokensOf(deltas, 'text')
       return {
         index,
         text: joined(deltas, 'text'),
         logprobs: this.#logprobs(index, tokens),
-        finish_reason: reason,
+        finish_reason: ended.reason,
       }
     })
     return { ...this.#shell, choices, usage: usageObject(usage) }
   }
 
   #chunk(index: number, text: string, logprobs: object | null, reason: string | null = null) {
-    return {
+    const data = {
       ...this.#shell,
       choices: [{ index, text, logprobs, finish_reason: reason }],
       ...(this.details.includesUsage ? { usage: null } : {}),
     }
+    return { name: null, data }
   }
 
   #logprobs(index: number, tokens: readonly Emission[]): object | null {

@@ -5,7 +5,7 @@ import { completionWishes } from '../draw.js'
 import type { Prompt } from '../prompts.js'
 import { badRequest } from '../refusal.js'
 import { type CompletionBody, completionBody, parsed } from '../schema.js'
-import { admit, type Service } from '../service.js'
+import { admit, answererOf, type Service } from '../service.js'
 import { TextForm } from '../textform.js'
 
 const PROMPTS_MAX = 128
@@ -22,9 +22,13 @@ export function addCompletions(app: FastifyInstance, service: Service): void {
       const promptOf = (source: string | number[]): Promise<Prompt> | Prompt =>
         typeof source === 'string'
           ? service.prompts.ofText(source, contextTokens, admission.signal)
-          : { tokens: Int32Array.from(source), thinking: null }
-      const question = { prompts: await Promise.all(sources.map(promptOf)), wishes, facts }
-      return answer(service, reply, question, TextForm, admission)
+          : { tokens: Int32Array.from(source), thinking: null, calls: null }
+      const prompts = await Promise.all(sources.map(promptOf))
+      const form = new TextForm(answererOf(service, facts), service.tokenizer, {
+        hasLogprobs: wishes.topLogprobs !== null,
+        includesUsage: body.stream_options?.include_usage === true,
+      })
+      return answer(service, reply, { prompts, wishes, facts, form }, admission)
     })
   })
 }

@@ -5,29 +5,24 @@ import { Exchange } from '../exchange.js'
 import { badRequest } from '../refusal.js'
 import { detokenizeBody, parsed, tokenizeBody } from '../schema.js'
 import type { Service } from '../service.js'
-import { messageOf } from './chat.js'
+import { chatOf } from './chat.js'
 
 export function addTokens(app: FastifyInstance, service: Service): void {
   app.post('/tokenize', async (request, reply) => {
-    const {
-      content,
-      prompt,
-      messages,
-      chat_template_kwargs: extra,
-    } = parsed(tokenizeBody, request.body)
+    const body = parsed(tokenizeBody, request.body)
     const { contextTokens } = service.keeper.readyFacts().plan
-    const text = content ?? prompt ?? null
+    const text = body.content ?? body.prompt ?? null
+    const messages = body.messages ?? null
     const exchange = new Exchange(reply.raw, service.shutdown.signal, service.deadlineMs)
     const { signal } = exchange
     try {
-      if (text === null && (messages ?? null) === null) {
+      if (text === null && messages === null) {
         throw badRequest('content must be text, or messages must be given', 'content')
       }
       const { tokens } =
         text === null
           ? await service.prompts.ofChat(
-              (messages ?? []).map(messageOf),
-              extra ?? {},
+              chatOf({ ...body, messages: messages ?? [] }),
               contextTokens,
               signal,
             )

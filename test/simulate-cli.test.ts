@@ -74,6 +74,10 @@ describe('simulate --json', () => {
     expect([lru?.gap_closed, belady?.gap_closed, fixed?.gap_closed]).toEqual([0, 1, null])
     const gap = ((lfu?.hits ?? 0) - (lru?.hits ?? 0)) / ((belady?.hits ?? 0) - (lru?.hits ?? 0))
     expect(lfu?.gap_closed).toBeCloseTo(gap, 12)
+    const misses = (one: Record<string, number> | undefined) =>
+      (one?.requests ?? 0) - (one?.hits ?? 0)
+    expect([lru?.misses_against_lru, fixed?.misses_against_lru]).toEqual([0, null])
+    expect(lfu?.misses_against_lru).toBeCloseTo(misses(lfu) / misses(lru) - 1, 12)
     // What had to be read over all of the time that the tokens took.
     for (const { requests = 0, hits = 0, tokens_s: rate = 0, share_of_bound: share } of results) {
       expect(share).toBeCloseTo((((requests - hits) * 25e6) / 2e9) * (rate / 64), 9)
@@ -90,6 +94,7 @@ describe('simulate', () => {
     expect(stdout).toMatch(/36 layers x 128 experts, top 2/)
     expect(stdout).toMatch(/distinct experts in a layer: \d+ to \d+/)
     expect(stdout).toMatch(/hit rate of decode, slots of each layer +8 \(6\.3%\) +32 \(25\.0%\)\n/)
+    expect(stdout).toMatch(/misses against lru .*\n {2}lru +0\.0% +0\.0%\n {2}belady +-35\.\d% /)
     expect(stdout).toMatch(/\n {2}lru +51\.\d% +80\.\d%\n {2}belady +68\.5% +88\.3%\n/)
   })
 

@@ -180,7 +180,7 @@ describe('a policy', () => {
   it('that nobody knows is refused with the names there are', () => {
     const contest = { policy: 'fifo', scope: 'layer', phase: 'all', slotsPerLayer: 1 } as const
     expect(judge(made, contest, null)).toEqual({
-      problem: expect.stringMatching(/^no policy is named fifo; there are lru, .*belady/),
+      problem: expect.stringMatching(/^no policy is named fifo; there are auto, lru, .*belady/),
     })
   })
 })

@@ -1,6 +1,6 @@
-// The policy `lfu`, and the default: what is used least gives way, with a memory of some ten steps.
-// Measured over recorded routing it misses less than recency at every budget tried, because recency
-// forgets how often and plain counts never forget.
+// The policy `lfu`: what is used least gives way, with a memory of some ten steps. Measured over recorded
+// routing it misses less than recency at most budgets, because recency forgets how often and plain
+// counts never forget.
 import { Frequency } from './frequency.js'
 import type { Expert } from './place.js'
 import type { CacheShape, Policy } from './policy.js'

@@ -1,4 +1,5 @@
 // The policies by name, as `--policy` takes them.
+import { AutoPolicy } from './auto.js'
 import { LfuPolicy } from './lfu.js'
 import { LruPolicy } from './lru.js'
 import { PinnedPolicy } from './pinned.js'
@@ -8,9 +9,9 @@ import { RandomPolicy } from './random.js'
 import { SweepPolicy } from './sweep.js'
 
 /** What rules when nobody chooses. */
-export const defaultPolicy = 'lfu'
+export const defaultPolicy = 'auto'
 
-export const policyNames = ['lru', 'lfu', 'pinned', 'sweep', 'random:SEED'] as const
+export const policyNames = ['auto', 'lru', 'lfu', 'pinned', 'sweep', 'random:SEED'] as const
 
 /** The policy of that name, or why there is none. */
 export function createPolicy(
@@ -18,6 +19,7 @@ export function createPolicy(
   shape: CacheShape,
   profile: Profile | null = null,
 ): Policy | Problem {
+  if (name === 'auto') return new AutoPolicy(shape)
   if (name === 'lru') return new LruPolicy(shape)
   if (name === 'lfu') return new LfuPolicy(shape)
   if (name === 'sweep') return new SweepPolicy(shape)

@@ -13,6 +13,13 @@ export interface CacheShape {
 
 export interface Policy {
   readonly name: string
+  /** The rule that chooses who leaves, where there are several and the choice is made live. */
+  readonly ruling?: string
+  /**
+   * [MoE layer] slots that each layer keeps whatever the others want. May change at every `used`;
+   * without it the shares are equal.
+   */
+  readonly floors?: Int32Array
   /**
    * A layer has routed, in a step or a sweep: records [expert, tokens], rising, `count` of them.
    * Called before the layer's missing experts are given slots.

@@ -95,8 +95,6 @@ export function parseProfile(text: string, file: string, of: ProfiledModel): Pro
       `a profile of another model; this one has ${moeLayers} MoE layers of ${experts} experts, and its config is ${of.model}`,
     )
   }
-  const body = text.slice(0, text.lastIndexOf('"checksum": ') + '"checksum": '.length)
-  if (checksum !== checksumOf(body)) return refused('damaged: its checksum is another')
   const profile = new Profile(moeLayers, experts, of.model)
   for (const [expert, count] of tokens.flat().entries()) {
     if (!isCount(count)) {
@@ -105,6 +103,8 @@ export function parseProfile(text: string, file: string, of: ProfiledModel): Pro
     }
     profile.counts[expert] = count
   }
+  const body = text.slice(0, text.lastIndexOf('"checksum": ') + '"checksum": '.length)
+  if (checksum !== checksumOf(body)) return refused('damaged: its checksum is another')
   const arrays = learntOf(learnt)
   if (arrays === null) return refused('what was learnt cannot be read')
   profile.learnt = arrays

@@ -24,6 +24,8 @@ export class Residents {
   readonly #evictions: Float64Array
   /** [expert of the model] the call that wanted it last */
   readonly #wantedAt: Float64Array
+  /** [expert of the model] the call in which it was said that no guess is worth it */
+  readonly #sparedAt: Float64Array
   /** [expert of the model] whether it was loaded ahead and its layer has not routed since */
   readonly #awaited: Uint8Array
   readonly #awaitedOf: Int32Array
@@ -37,10 +39,12 @@ export class Residents {
   #search = 0
   #sparesAwaited = true
   #sparesPinned = false
+  #isGuessing = false
   readonly #mayLeave = (expert: Expert): boolean =>
     this.table.stateOf(expert) === SlotState.ready &&
     this.#wantedAt[expert] !== this.#call &&
     !(this.#sparesAwaited && this.#awaited[expert] === 1) &&
+    !(this.#isGuessing && this.#sparedAt[expert] === this.#call) &&
     !(this.#sparesPinned && this.#policy.isPinned?.(expert) === true)
 
   constructor(shape: CacheShape, policy: Policy, evictions: Float64Array) {
@@ -48,12 +52,13 @@ export class Residents {
     this.table = new SlotTable(slots, moeLayers, experts)
     this.#policy = policy
     this.#sweep = new SweepPolicy(shape, policy)
-    this.#decodeFloors = decodeFloors(slots, moeLayers, topK)
+    this.#decodeFloors = policy.floors ?? decodeFloors(slots, moeLayers, topK)
     this.#sweepFloors = sweepFloors(slots, moeLayers)
     this.#decodeStream = Math.max(streamLeast, topK)
     this.sweepStream = slots - this.#sweepFloors.reduce((sum, floor) => sum + floor, 0)
     this.#evictions = evictions
     this.#wantedAt = new Float64Array(moeLayers * experts)
+    this.#sparedAt = new Float64Array(moeLayers * experts)
     this.#awaited = new Uint8Array(moeLayers * experts)
     this.#awaitedOf = new Int32Array(moeLayers)
     this.#exhaustedAt = new Float64Array(moeLayers)
@@ -93,6 +98,11 @@ export class Residents {
     this.#wantedAt[expert] = this.#call
   }
 
+  /** Until the next call the expert gives way to no guess. */
+  spare(expert: Expert): void {
+    this.#sparedAt[expert] = this.#call
+  }
+
   /** Gives the expert a slot, in which it is loading from now on. Returns it; -1: none can be had. */
   admit(expert: Expert, isSweep: boolean, isAhead: boolean): number {
     let slot = this.table.takeFree()
@@ -105,6 +115,7 @@ export class Residents {
   nextVictim(moeLayer: number): number {
     this.#sparesAwaited = true
     this.#sparesPinned = true
+    this.#isGuessing = true
     return this.#victim(moeLayer, false, true)
   }
 
@@ -156,6 +167,7 @@ export class Residents {
     if (this.table.cold > 0 && !isSweep) return -1
     this.#sparesAwaited = true
     this.#sparesPinned = isAhead
+    this.#isGuessing = isAhead
     let victim = this.#victim(moeLayer, isSweep, isAhead)
     if (victim < 0 && !isAhead) {
       // Guesses that nobody has asked for yet stand behind what is wanted now.

@@ -95,6 +95,11 @@ export class SlotCache implements Cache {
     for (const index of wanted) this.#residents.want(this.#expert(moeLayer, index))
   }
 
+  /** Until the next call the expert gives way to no guess: it is probably wanted itself. */
+  spare(expert: Expert): void {
+    this.#residents.spare(expert)
+  }
+
   /** Whether the expert lies in a slot or is on its way into one. */
   holds(expert: Expert): boolean {
     return this.#isHeld(expert)

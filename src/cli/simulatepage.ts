@@ -73,6 +73,7 @@ function table({ results }: Simulated): string {
         String(result.slots_per_layer),
         percent(result.share),
         percent(result.hit_rate),
+        percent(result.misses_against_lru),
         percent(result.gap_closed),
         ...(hasTime ? timeOf(result) : []),
       ].map((text) => `<td>${text}</td>`),
@@ -80,7 +81,7 @@ function table({ results }: Simulated): string {
     return `<tr>${cells.join('')}</tr>`
   })
   return `<details><summary>Figures</summary>
-<div class="wide"><table><thead><tr><th>policy</th><th>slots</th><th>share</th><th>hit rate</th><th>of the way from lru to belady</th>${time}</tr></thead>
+<div class="wide"><table><thead><tr><th>policy</th><th>slots</th><th>share</th><th>hit rate</th><th>misses against lru</th><th>of the way from lru to belady</th>${time}</tr></thead>
 <tbody>${rows.join('\n')}</tbody></table></div></details>`
 }
 

@@ -18,6 +18,9 @@ function traceText(trace: Simulated): string {
   const first = results[0]
   const blocks = [
     block(trace, `hit rate of ${first?.phase}, ${scopeText(first)}`, rateText),
+    ...(results.some(({ misses_against_lru: misses }) => misses !== null)
+      ? [block(trace, 'misses against lru', missesText)]
+      : []),
     ...(results.some(({ gap_closed: gap }) => gap !== null)
       ? [block(trace, 'of the way from lru to belady', gapText)]
       : []),
@@ -69,6 +72,10 @@ export function scopeText(result: Result | undefined): string {
 
 function rateText({ hit_rate: rate }: Result): string {
   return percent(rate)
+}
+
+function missesText({ misses_against_lru: misses }: Result): string {
+  return misses !== null && misses > 0 ? `+${percent(misses)}` : percent(misses)
 }
 
 function gapText({ gap_closed: gap }: Result): string {

@@ -19,7 +19,7 @@ export function simulatedOf(
   judgements: readonly Judgement[],
 ): Simulated {
   const results = judgements.map((judgement) =>
-    resultOf(routing, judgement, gapClosed(judgement, judgements)),
+    resultOf(routing, judgement, againstLru(judgement, judgements)),
   )
   return { routing, usage, results }
 }
@@ -42,7 +42,7 @@ export function simulationReport(simulated: readonly Simulated[]) {
   }
 }
 
-function resultOf({ name, experts }: Routing, judgement: Judgement, gap: number | null) {
+function resultOf({ name, experts }: Routing, judgement: Judgement, against: AgainstLru) {
   const { policy, scope, phase, slotsPerLayer, requests, hits, figures } = judgement
   const { layerRequests, layerHits } = judgement
   return {
@@ -55,8 +55,10 @@ function resultOf({ name, experts }: Routing, judgement: Judgement, gap: number 
     requests,
     hits,
     hit_rate: rate(hits, requests),
+    /** Misses more than lru has, as a share of those: below 0 are fewer. Null as below. */
+    misses_against_lru: against.misses,
     /** Of the way from lru to belady; null where one of them was not judged, they are equal, or for static. */
-    gap_closed: gap,
+    gap_closed: against.gapClosed,
     /** [MoE layer] */
     layer_hit_rates: layerRequests.map((all, layer) => rate(layerHits[layer] ?? 0, all)),
     /** Of decode; null without --machine. */
@@ -65,14 +67,27 @@ function resultOf({ name, experts }: Routing, judgement: Judgement, gap: number 
   }
 }
 
-function gapClosed(judgement: Judgement, all: readonly Judgement[]): number | null {
-  const hitsOf = (policy: string) =>
-    all.find((one) => one.policy === policy && one.slotsPerLayer === judgement.slotsPerLayer)?.hits
+interface AgainstLru {
+  readonly misses: number | null
+  readonly gapClosed: number | null
+}
+
+function againstLru(judgement: Judgement, all: readonly Judgement[]): AgainstLru {
+  const missesOf = (policy: string) => {
+    const found = all.find(
+      (one) => one.policy === policy && one.slotsPerLayer === judgement.slotsPerLayer,
+    )
+    return found === undefined ? null : found.requests - found.hits
+  }
+  const [lru, belady] = [missesOf('lru'), missesOf('belady')]
   // What its set cost is not among its misses.
-  if (judgement.policy === 'static') return null
-  const [lru, belady] = [hitsOf('lru'), hitsOf('belady')]
-  if (lru === undefined || belady === undefined || lru === belady) return null
-  return (judgement.hits - lru) / (belady - lru)
+  if (judgement.policy === 'static' || lru === null) return { misses: null, gapClosed: null }
+  const saved = lru - (judgement.requests - judgement.hits)
+  const gap = belady === null ? 0 : lru - belady
+  return {
+    misses: lru === 0 ? null : 0 - saved / lru,
+    gapClosed: gap === 0 ? null : saved / gap,
+  }
 }
 
 function rate(part: number, whole: number): number | null {

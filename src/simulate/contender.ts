@@ -1,7 +1,6 @@
 // Who is judged: the policies that an engine can have, by their names and of the same classes, and
 // some that only a simulation can have, because they know what comes.
 
-import { LearnedPolicy } from '../cache/learned.js'
 import type { Expert } from '../cache/place.js'
 import { createPolicy, policyNames } from '../cache/policies.js'
 import type { CacheShape, Policy } from '../cache/policy.js'
@@ -18,8 +17,6 @@ export interface Contender extends Policy {
    * what is wanted passes by the slots, so experts of the visit itself may be given up too.
    */
   admits?(expert: Expert, victim: Expert): boolean
-  /** The router's probabilities [experts] of a token, before `used`; only where a trace has them. */
-  scored?(moeLayer: number, probabilities: Float32Array): void
   /** What lies in slots from the start, which no read has been counted for. */
   readonly preloaded?: readonly Expert[]
 }
@@ -27,10 +24,7 @@ export interface Contender extends Policy {
 /** They know the future, and bound what can be had. */
 export const boundNames = ['belady1', 'belady', 'static'] as const
 
-/** Policies that no engine can be given yet. */
-const candidateNames = ['learned', 'learned-bypass'] as const
-
-const contenderNames: readonly string[] = [...policyNames, ...candidateNames, ...boundNames]
+const contenderNames: readonly string[] = [...policyNames, ...boundNames]
 
 /** The contender of that name, or why there is none. */
 export function contenderOf(routing: Routing, contest: Contest): Contender | Problem {
@@ -39,8 +33,6 @@ export function contenderOf(routing: Routing, contest: Contest): Contender | Pro
   if (policy === 'belady') return new Belady(shape, new Future(routing))
   if (policy === 'belady1') return new BeladyByToken(shape, new Future(routing))
   if (policy === 'static') return new FixedSet(shape, routing, phase)
-  if (policy === 'learned') return new LearnedPolicy(shape)
-  if (policy === 'learned-bypass') return new BypassingPolicy(shape)
   const made = createPolicy(policy, shape)
   if ('problem' in made && policy !== 'pinned') {
     return { problem: `no policy is named ${policy}; there are ${contenderNames.join(', ')}` }
@@ -48,11 +40,9 @@ export function contenderOf(routing: Routing, contest: Contest): Contender | Pro
   return made
 }
 
-/** What is least likely to be wanted soon may be what was just used: then it passes by. */
-class BypassingPolicy extends LearnedPolicy implements Contender {
-  admits(expert: Expert, victim: Expert): boolean {
-    return this.worth(expert) > this.worth(victim)
-  }
+/** Whether the policy decides about all layers together, and so is judged in the engine's own cache only. */
+export function isOfEngine(policy: string): boolean {
+  return policy === 'auto'
 }
 
 /**

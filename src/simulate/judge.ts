@@ -3,7 +3,7 @@
 // the two: it sees a visit before the pool does and fills slots of it within the time that the course
 // says the drive is idle; nothing else here would have to change.
 import type { Problem } from '../cache/profile.js'
-import { type Contender, contenderOf, ordersAcrossLayers } from './contender.js'
+import { type Contender, contenderOf, isOfEngine, ordersAcrossLayers } from './contender.js'
 import { type Contest, isCounted } from './contest.js'
 import { type Figures, type MachineModel, Timeline } from './machine.js'
 import { BarePool, EnginePool, type Pool } from './pool.js'
@@ -56,32 +56,38 @@ export function judge(
 function poolOf(routing: Routing, contest: Contest, contender: Contender): Pool {
   const { scope, policy, slotsPerLayer } = contest
   const isGlobal = scope === 'global'
-  if (isGlobal && !ordersAcrossLayers(policy)) {
+  if (isOfEngine(policy) || (isGlobal && !ordersAcrossLayers(policy))) {
     return new EnginePool(routing, slotsPerLayer, contender)
   }
   const groups = isGlobal ? 1 : routing.layers.length
   return new BarePool(routing, groups, slotsPerLayer, contender)
 }
 
-/** Gives a contender that asks for them the scores of each token, where the trace has any. */
+/** Gives a contender that asks for them the scores of each visit, means over its tokens, where there are any. */
 class ScoreTeller {
   readonly #contender: Contender
   readonly #reader: ScoreReader | null
   readonly #scores: Float32Array
+  readonly #means: Float32Array
 
   constructor({ scores, layers, experts }: Routing, contender: Contender) {
     const isWanted = scores !== null && contender.scored !== undefined
     this.#contender = contender
     this.#reader = isWanted ? new ScoreReader(scores, layers.length, experts) : null
     this.#scores = new Float32Array(experts)
+    this.#means = new Float32Array(experts)
   }
 
   tell({ moeLayer, firstToken, tokens }: Visit): void {
     if (this.#reader === null) return
+    this.#means.fill(0)
     for (let token = firstToken; token < firstToken + tokens; token += 1) {
       this.#reader.read(token, moeLayer, this.#scores)
-      this.#contender.scored?.(moeLayer, this.#scores)
+      for (let index = 0; index < this.#scores.length; index += 1) {
+        this.#means[index] = (this.#means[index] ?? 0) + (this.#scores[index] ?? 0) / tokens
+      }
     }
+    this.#contender.scored?.(moeLayer, this.#means)
   }
 
   close(): void {

@@ -1,0 +1,105 @@
+// What follows what: for every expert of a layer, how much more or less likely it is wanted soon when
+// another has just been used: by the layer itself, now or one token before, or last by the layers next
+// to it. A number for each pair, moved with each lesson. Knows single tokens only: of many at once
+// nobody can say which followed which.
+import { UseField } from './records.js'
+
+/** Of which layer, and when. */
+const Cue = { own: 0, ownEarlier: 1, layerBefore: 2, layerAfter: 3, count: 4 } as const
+
+/** How far one lesson moves a pair. */
+const pace = 0.02
+const nobody = -1
+
+export class Pairs {
+  readonly #layers: number
+  readonly #experts: number
+  readonly #topK: number
+  /** [MoE layer][cue][expert used][expert that may follow] */
+  readonly #weights: Float32Array
+  /** [MoE layer][topK] indices in the layer, or nobody: of its last token, and of the one before */
+  readonly #latest: Int32Array
+  readonly #earlier: Int32Array
+  /** [MoE layer][cue][topK] now, and when the lesson was noted */
+  readonly #cues: Int32Array
+  readonly #noted: Int32Array
+
+  constructor(moeLayers: number, experts: number, topK: number) {
+    this.#layers = moeLayers
+    this.#experts = experts
+    this.#topK = topK
+    this.#weights = new Float32Array(moeLayers * Cue.count * experts * experts)
+    this.#latest = new Int32Array(moeLayers * topK).fill(nobody)
+    this.#earlier = new Int32Array(moeLayers * topK).fill(nobody)
+    this.#cues = new Int32Array(moeLayers * Cue.count * topK).fill(nobody)
+    this.#noted = new Int32Array(moeLayers * Cue.count * topK).fill(nobody)
+  }
+
+  /** A layer has routed so many tokens: records [UseField.count], `count` of them. */
+  used(moeLayer: number, records: Int32Array, count: number, tokens: number): void {
+    const start = moeLayer * this.#topK
+    const first = moeLayer * this.#experts
+    for (let at = 0; at < this.#topK; at += 1) {
+      const isThere = tokens === 1 && at < count
+      this.#earlier[start + at] = this.#latest[start + at] ?? nobody
+      this.#latest[start + at] = isThere
+        ? (records[at * UseField.count + UseField.expert] ?? 0) - first
+        : nobody
+    }
+    const before = (moeLayer + this.#layers - 1) % this.#layers
+    const after = (moeLayer + 1) % this.#layers
+    this.#copy(moeLayer, Cue.own, this.#latest, moeLayer)
+    this.#copy(moeLayer, Cue.ownEarlier, this.#earlier, moeLayer)
+    this.#copy(moeLayer, Cue.layerBefore, this.#latest, before)
+    this.#copy(moeLayer, Cue.layerAfter, this.#latest, after)
+  }
+
+  /** For each expert of the layer the sum of its pairs with what was used, into `out` [experts]. */
+  sum(moeLayer: number, out: Float64Array): void {
+    out.fill(0)
+    const width = Cue.count * this.#topK
+    for (let at = 0; at < width; at += 1) {
+      const row = this.#row(moeLayer, at, this.#cues)
+      if (row < 0) continue
+      for (let index = 0; index < this.#experts; index += 1) {
+        out[index] = (out[index] ?? 0) + (this.#weights[row + index] ?? 0)
+      }
+    }
+  }
+
+  /** What was used now is what the layer's next lesson is about. */
+  note(moeLayer: number): void {
+    const width = Cue.count * this.#topK
+    for (let at = moeLayer * width; at < (moeLayer + 1) * width; at += 1) {
+      this.#noted[at] = this.#cues[at] ?? nobody
+    }
+  }
+
+  /** `errors` [experts]: what came, less what had been expected when the lesson was noted. */
+  learn(moeLayer: number, errors: Float64Array): void {
+    const width = Cue.count * this.#topK
+    for (let at = 0; at < width; at += 1) {
+      const row = this.#row(moeLayer, at, this.#noted)
+      if (row < 0) continue
+      for (let index = 0; index < this.#experts; index += 1) {
+        const moved = (this.#weights[row + index] ?? 0) + pace * (errors[index] ?? 0)
+        this.#weights[row + index] = moved
+      }
+    }
+  }
+
+  /** Where the pairs of a cue begin, or nobody. */
+  #row(moeLayer: number, at: number, cues: Int32Array): number {
+    const used = cues[moeLayer * Cue.count * this.#topK + at] ?? nobody
+    if (used < 0) return nobody
+    const cue = Math.floor(at / this.#topK)
+    return ((moeLayer * Cue.count + cue) * this.#experts + used) * this.#experts
+  }
+
+  #copy(moeLayer: number, cue: number, from: Int32Array, layer: number): void {
+    const start = (moeLayer * Cue.count + cue) * this.#topK
+    for (let at = 0; at < this.#topK; at += 1) {
+      this.#cues[start + at] = from[layer * this.#topK + at] ?? nobody
+    }
+  }
+}

@@ -5,7 +5,7 @@ import { newLayerCounts } from '../src/cache/counts.js'
 import type { Expert } from '../src/cache/place.js'
 import { createPolicy, defaultPolicy, policyNames } from '../src/cache/policies.js'
 import type { CacheShape, Policy } from '../src/cache/policy.js'
-import { Profile, parseProfile } from '../src/cache/profile.js'
+import { Profile, parseProfile, profileBytesMost } from '../src/cache/profile.js'
 import { SlotCache, unorderedTokens } from '../src/cache/slotcache.js'
 import { SweepPolicy } from '../src/cache/sweep.js'
 import { readTrace, type Trace } from '../src/engine/trace.js'
@@ -166,22 +166,23 @@ describe('a saved profile', () => {
   it('is refused, with its file named, unless every count is one', () => {
     const refused: [string, RegExp][] = [
       ['', /no JSON/],
-      ['7', /version 1/],
-      ['null', /version 1/],
-      ['{"version":2,"tokens":[[1,2],[3,4]]}', /version 1/],
-      ['{"version":1,"tokens":{"length":2}}', /version 1/],
-      ['{"version":1,"model":"m","tokens":[[1,2]]}', /another model.*2 MoE layers of 2 experts/],
-      ['{"version":1,"model":"m","tokens":[[1,2],[3]]}', /another model/],
-      ['{"version":1,"model":"m","tokens":[[1,2],"34"]}', /another model/],
-      ['{"version":1,"model":"n","tokens":[[1,2],[3,4]]}', /another model.*its config is m/],
-      ['{"version":1,"tokens":[[1,2],[3,4]]}', /another model/],
-      ['{"version":1,"model":"m","tokens":[[1,2],[3,-4]]}', /layer 1, expert 1: expected a count/],
-      ['{"version":1,"model":"m","tokens":[[1,[2]],[3,4]]}', /layer 0, expert 1: expected a count/],
+      ['7', /version 2/],
+      ['null', /version 2/],
+      ['{"version":1,"tokens":[[1,2],[3,4]]}', /version 2/],
+      ['{"version":2,"tokens":{"length":2}}', /version 2/],
+      ['{"version":2,"model":"m","tokens":[[1,2]]}', /another model.*2 MoE layers of 2 experts/],
+      ['{"version":2,"model":"m","tokens":[[1,2],[3]]}', /another model/],
+      ['{"version":2,"model":"m","tokens":[[1,2],"34"]}', /another model/],
+      ['{"version":2,"model":"n","tokens":[[1,2],[3,4]]}', /another model.*its config is m/],
+      ['{"version":2,"tokens":[[1,2],[3,4]]}', /another model/],
+      ['{"version":2,"model":"m","tokens":[[1,2],[3,-4]]}', /layer 1, expert 1: expected a count/],
+      ['{"version":2,"model":"m","tokens":[[1,[2]],[3,4]]}', /layer 0, expert 1: expected a count/],
       [
-        '{"version":1,"model":"m","tokens":[[1,2],[3,1e400]]}',
+        '{"version":2,"model":"m","tokens":[[1,2],[3,1e400]]}',
         /layer 1, expert 1: expected a count/,
       ],
-      [`[${' '.repeat(2 ** 26)}]`, /too large/],
+      ['{"version":2,"model":"m","tokens":[[1,2],[3,4]]}', /damaged/],
+      [`[${' '.repeat(profileBytesMost)}]`, /too large/],
     ]
     for (const [text, why] of refused) {
       const read = parseProfile(text, 'p.json', new Profile(2, 2, 'm'))

@@ -5,8 +5,9 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, it } from 'vitest'
 import { benchPrompts } from '../src/cli/benchprompts.js'
 import { openText, rawPrompt } from '../src/cli/conversation.js'
+import type { Ending } from '../src/engine/loop.js'
 import { openModel } from '../src/engine/open.js'
-import { readUsage, type Usage, usageBetween } from '../src/engine/stats.js'
+import type { Usage } from '../src/engine/stats.js'
 import type { Foresight } from '../src/prefetch/forecast.js'
 import { drive } from './drive.js'
 import { note, remark, spread } from './figure.js'
@@ -59,9 +60,8 @@ function run(kind: Kind, bytesPerSecond: number, truth: Truth | null): Run {
     const all = (count: number) =>
       prompts.flatMap((prompt) => drive(opened, [requestOf(prompt, { maxTokens: count })]))
     all(tokensEach)
-    const before = readUsage(opened.counters)
     const driven = all(tokensEach)
-    const usage = usageBetween(before, readUsage(opened.counters))
+    const usage = driven.map(({ ending }) => decodeOf(ending)).reduce(added)
     const seconds = driven.reduce((sum, { ending }) => sum + ending.stats.decodeSeconds, 0)
     return {
       tokensPerSecond: (prompts.length * (tokensEach - 1)) / seconds,
@@ -73,6 +73,17 @@ function run(kind: Kind, bytesPerSecond: number, truth: Truth | null): Run {
   } finally {
     opened.close()
   }
+}
+
+function decodeOf({ stats }: Ending): Usage {
+  if (stats.decode === null) throw new Error('nothing was decoded')
+  return stats.decode
+}
+
+function added(one: Usage, other: Usage): Usage {
+  const sum = { ...one }
+  for (const name of Object.keys(sum) as (keyof Usage)[]) sum[name] += other[name]
+  return sum
 }
 
 function foresightOf(kind: Kind, truth: Truth | null): Foresight | null {

@@ -78,6 +78,30 @@ describe('a guess', () => {
   })
 })
 
+describe('a forecast', () => {
+  const offer = { probability: 1, idleReads: 1, queuedReads: 0, victimChance: 0.1 }
+
+  it('is believed as far as what it promised came true', () => {
+    const price = new Price()
+    expect(price.trust).toBe(1)
+    for (let turn = 0; turn < 100; turn += 1) price.kept(0.8, turn % 5 < 2 ? 1 : 0)
+    expect(price.trust).toBeGreaterThan(0.45)
+    expect(price.trust).toBeLessThan(0.55)
+    for (let turn = 0; turn < 200; turn += 1) price.kept(0.8, 1)
+    expect(price.trust).toBe(1)
+  })
+
+  it('that is certain and always wrong is paid for some ten times, and tried again much later', () => {
+    const price = new Price()
+    let guesses = 0
+    for (; price.gain(offer) > 0; guesses += 1) price.kept(1, 0)
+    expect(guesses).toBeLessThan(10)
+    let steps = 0
+    for (; price.gain(offer) <= 0; steps += 1) price.pass()
+    expect(steps).toBeGreaterThan(100)
+  })
+})
+
 describe('the governor', () => {
   /** Steps that take so long with and without look-ahead, and vary. */
   function govern(governor: Governor, steps: number, on: number, off: number, spread = 0.2) {
@@ -144,6 +168,7 @@ describe('what is read ahead', () => {
     const asked: { guesses: number[]; unlikely: number[] }[] = []
     const slots = {
       guesses: 0,
+      spare: () => {},
       holds: (expert: Expert) => held.includes(expert),
       isGuess: (expert: Expert) => held.includes(expert),
       victimChance: () => 0.1,

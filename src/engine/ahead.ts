@@ -7,6 +7,8 @@ import { Forecast, type ForecastShape } from '../prefetch/forecast.js'
 import type { Prefetch } from '../prefetch/prefetch.js'
 import { type EngineCounters, PrefetchFigure, verdicts } from './stats.js'
 
+const none = new Int32Array(0)
+
 export class LookAhead {
   readonly prefetch: Prefetch
   readonly #device: Device
@@ -47,7 +49,12 @@ export class LookAhead {
 
   /** Reads for the first layers, once the batch is begun. */
   first(): void {
-    if (this.#isOn) this.#device.stage(this.prefetch.first())
+    if (!this.#isOn) return
+    const begin = performance.now()
+    this.#cache.keep(0, none)
+    const orders = this.prefetch.first()
+    this.#count(begin)
+    this.#device.stage(orders)
   }
 
   /** At a stop in a MoE layer, whose own loads are ordered; `wanted` stay where they are. */
@@ -57,9 +64,9 @@ export class LookAhead {
     this.#device.foresee(step, this.prefetch.scores)
     const begin = performance.now()
     this.#cache.keep(moeLayer, wanted)
-    this.#device.stage(this.prefetch.ahead(moeLayer))
-    const decided = performance.now() - begin
-    this.#counters[Counter.policy_s] = (this.#counters[Counter.policy_s] ?? 0) + decided / 1000
+    const orders = this.prefetch.ahead(moeLayer)
+    this.#count(begin)
+    this.#device.stage(orders)
   }
 
   /** The step is over, and all that happened in it has been heard. */
@@ -78,6 +85,11 @@ export class LookAhead {
       wastedBytes,
     )
     this.#tell()
+  }
+
+  #count(beginMs: number): void {
+    const seconds = (performance.now() - beginMs) / 1000
+    this.#counters[Counter.policy_s] = (this.#counters[Counter.policy_s] ?? 0) + seconds
   }
 
   #tell(): void {

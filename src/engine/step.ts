@@ -72,18 +72,17 @@ export function step(stage: Stage, batch: Batch, outcome: Outcome): Reason {
 
 /** Orders what a layer misses; returns where its experts lie or will lie. */
 function load(stage: Stage, moeLayer: number, wanted: Int32Array, tokens: number): Int32Array {
-  const { device, cache, counters } = stage
-  const begin = performance.now()
   learn(stage, 0)
-  const plan = cache.place(moeLayer, wanted, tokens)
-  device.stage(plan.orders)
-  const decided = performance.now() - begin
-  counters[Counter.policy_s] = (counters[Counter.policy_s] ?? 0) + decided / 1000
+  const begin = performance.now()
+  const plan = stage.cache.place(moeLayer, wanted, tokens)
+  countPolicy(stage.counters, begin)
+  stage.device.stage(plan.orders)
   return plan.places
 }
 
 /** Tells the cache what has arrived, and what layers wanted, in this order. */
-function learn({ device, cache, ahead, profile, events, uses }: Stage, patienceMs: number): void {
+function learn(stage: Stage, patienceMs: number): void {
+  const { device, cache, ahead, profile, events, uses, counters } = stage
   for (let wait = patienceMs; ; wait = 0) {
     const count = device.poll(events, wait)
     if (count > 0) cache.settle(events.subarray(0, count * EventField.count))
@@ -91,10 +90,18 @@ function learn({ device, cache, ahead, profile, events, uses }: Stage, patienceM
   }
   for (let count = device.routed(uses); count > 0; count = device.routed(uses)) {
     const records = uses.subarray(0, count * UseField.count)
+    const begin = performance.now()
     cache.used(records)
     ahead?.prefetch.used(records)
     profile?.add(records)
+    countPolicy(counters, begin)
   }
+}
+
+/** The time of decisions since then; what the device does with them is its own. */
+function countPolicy(counters: Float64Array, beginMs: number): void {
+  const seconds = (performance.now() - beginMs) / 1000
+  counters[Counter.policy_s] = (counters[Counter.policy_s] ?? 0) + seconds
 }
 
 /** The experts that the stopped layer still wants, indices within the layer, rising. */

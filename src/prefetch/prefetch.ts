@@ -3,7 +3,7 @@
 // and guesses that have become unlikely are called back. Which slot a guess gets, and who gives way, is
 // the cache's business; whether any of this pays at all, the governor's.
 import type { Expert } from '../cache/place.js'
-import { forEachLayer, tokensOf } from '../cache/records.js'
+import { forEachLayer, tokensOf, UseField } from '../cache/records.js'
 import type { ForecastShape, Foresight } from './forecast.js'
 import { Governor, type PrefetchMode } from './governor.js'
 import { Pace, type StepTimes } from './pace.js'
@@ -16,6 +16,8 @@ export interface Slots {
   isGuess(expert: Expert): boolean
   /** Guesses that are on their way. */
   readonly guesses: number
+  /** The expert gives way to no guess of this stop. */
+  spare(expert: Expert): void
   /** That the expert which would give way for one of the layer is wanted again soon; 1: none can. */
   victimChance(moeLayer: number): number
   ahead(experts: Int32Array, unlikely: Int32Array): Int32Array
@@ -29,6 +31,8 @@ const none = new Int32Array(0)
 const unlikelyBelow = 0.1
 /** Below this nothing is weighed. */
 const leastProbability = 0.15
+/** What is at least so likely gives way to no guess. */
+const sparedFrom = 0.05
 /** Guesses at one stop. */
 const guessesMost = 16
 
@@ -48,6 +52,10 @@ export class Prefetch {
   /** [candidate] experts of a layer worth weighing, and their probabilities, best first */
   readonly #candidates: Int32Array
   readonly #chances: Float64Array
+  /** [expert of the model] the probability with which it was guessed and its layer has not routed since */
+  readonly #promised: Float32Array
+  /** [MoE layer] such guesses */
+  readonly #promises: Int32Array
   #guessCount = 0
   #unlikelyCount = 0
   #queuedReads = 0
@@ -71,6 +79,8 @@ export class Prefetch {
     this.#unlikely = new Int32Array(shape.distances.length * shape.experts)
     this.#candidates = new Int32Array(shape.experts)
     this.#chances = new Float64Array(shape.experts)
+    this.#promised = new Float32Array(shape.moeLayers * shape.experts)
+    this.#promises = new Int32Array(shape.moeLayers)
   }
 
   /** A step of these tokens begins. Returns whether it looks ahead. */
@@ -111,6 +121,7 @@ export class Prefetch {
     const { experts, topK } = this.#shape
     forEachLayer(records, experts, (moeLayer, of, count) => {
       this.#foresight.used(moeLayer, of, count, tokensOf(of, topK))
+      this.#hold(moeLayer, of)
     })
   }
 
@@ -118,8 +129,32 @@ export class Prefetch {
   end(times: StepTimes, usefulBytes: number, wastedBytes: number): void {
     if (this.#tokens > aheadTokensMost) return
     this.pace.took(times)
+    this.price.pass()
     this.price.settled(usefulBytes / this.expertBytes, wastedBytes / this.expertBytes)
     this.governor.took(times.seconds)
+  }
+
+  #promise(expert: number, probability: number): void {
+    this.#promised[expert] = probability
+    const layer = Math.floor(expert / this.#shape.experts)
+    this.#promises[layer] = (this.#promises[layer] ?? 0) + 1
+  }
+
+  /** What was promised of a layer's guesses, and what came true. */
+  #hold(moeLayer: number, records: Int32Array): void {
+    if (this.#promises[moeLayer] === 0) return
+    const first = moeLayer * this.#shape.experts
+    let hits = 0
+    let promised = 0
+    for (let at = 0; at < records.length; at += UseField.count) {
+      if ((this.#promised[records[at + UseField.expert] ?? 0] ?? 0) > 0) hits += 1
+    }
+    for (let expert = first; expert < first + this.#shape.experts; expert += 1) {
+      promised += this.#promised[expert] ?? 0
+      this.#promised[expert] = 0
+    }
+    this.#promises[moeLayer] = 0
+    this.price.kept(promised, hits)
   }
 
   #clear(): void {
@@ -152,6 +187,7 @@ export class Prefetch {
       }
       // Also where it is no number: what is not known to pay is not read.
       if (!(this.price.gain(offer) > 0)) return
+      this.#promise(first + (this.#candidates[at] ?? 0), offer.probability)
       this.#guesses[this.#guessCount] = first + (this.#candidates[at] ?? 0)
       this.#guessCount += 1
       this.#queuedReads += 1
@@ -169,6 +205,7 @@ export class Prefetch {
         this.#unlikely[this.#unlikelyCount] = expert
         this.#unlikelyCount += 1
       }
+      if (probability >= sparedFrom) this.#slots.spare(expert)
       if (probability < leastProbability || this.#slots.holds(expert)) continue
       let at = count
       for (; at > 0 && (this.#chances[at - 1] ?? 0) < probability; at -= 1) {

@@ -3,12 +3,18 @@
 // part of the read, at a price; the wait of a demand read behind the bytes that are under way; and what
 // the expert that gives way for it would have saved. (A right guess gives up nothing that a demand read
 // would not have given up a moment later.) The price of bytes rises with the queue in front of the guess,
-// and rises as long as too many of them are read for nothing.
+// and rises as long as too many of them are read for nothing. A forecast that promises more than comes
+// true is believed less: nobody pays for guesses that are always wrong.
 
 /** A demand read waits for half of the look-ahead bytes that may be under way, 8 % of an expert. */
 const delay = 0.04
 /** Wasted bytes for each useful one that are put up with. */
 const wasteMost = 0.2
+/** What is kept of promises when one more is heard of, and when a step passes. */
+const heard = 0.98
+const remembered = 0.9995
+/** Promises that are believed before any has come true. */
+const credit = 2
 const leastPrice = 0.5
 const highestPrice = 10
 /** By how much a wasted read raises the logarithm of the price. */
@@ -29,6 +35,27 @@ export interface Offer {
 
 export class Price {
   #price = 1
+  /** What was promised lately, and what of it came true, beyond what is believed without any proof. */
+  #promised = 0
+  #came = 0
+
+  /** So many guesses were promised, in sum of their probabilities, and so many came true. */
+  kept(promised: number, came: number): void {
+    const keep = heard ** promised
+    this.#promised = keep * this.#promised + promised
+    this.#came = keep * this.#came + came
+  }
+
+  /** A step passes: what is not heard of any more is forgotten, so that whoever was wrong is tried again. */
+  pass(): void {
+    this.#promised *= remembered
+    this.#came *= remembered
+  }
+
+  /** What a promise is worth, 0 to 1. */
+  get trust(): number {
+    return Math.min(1, (credit + this.#came) / (credit + this.#promised))
+  }
 
   /** What became of guesses, in reads of an expert. The price rests where just so much is wasted. */
   settled(usefulReads: number, wastedReads: number): void {
@@ -47,6 +74,7 @@ export class Price {
     if (part < leastPart) return 0
     const price = this.#price * (1 + queuedReads / idleReads)
     const cost = part * price + delay + victimChance
-    return probability * part - (1 - probability) * cost
+    const chance = this.trust * probability
+    return chance * part - (1 - chance) * cost
   }
 }

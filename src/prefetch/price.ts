@@ -9,13 +9,13 @@
 /** A demand read waits for half of the look-ahead bytes that may be under way, 8 % of an expert. */
 const delay = 0.04
 /** Wasted bytes for each useful one that are put up with. */
-const wasteMost = 0.2
+const wasteMost = 0.25
 /** What is kept of promises when one more is heard of, and when a step passes. */
 const heard = 0.98
 const remembered = 0.9995
 /** Promises that are believed before any has come true. */
 const credit = 2
-const leastPrice = 0.5
+const leastPrice = 0.1
 const highestPrice = 10
 /** By how much a wasted read raises the logarithm of the price. */
 const correction = 0.1
@@ -34,7 +34,7 @@ export interface Offer {
 }
 
 export class Price {
-  #price = 1
+  #price = 0.5
   /** What was promised lately, and what of it came true, beyond what is believed without any proof. */
   #promised = 0
   #came = 0

@@ -93,6 +93,34 @@ describe('the JSON object of run', () => {
     })
   })
 
+  it('tells of look-ahead what was foreseen, what was read for it, and whether it paid', async () => {
+    const slots = ['--load-mode', 'direct', '--expert-ram', '25%', '--paced', '1GB/s,100us']
+    const asked = ['run', '--json', '-q', '--raw', '-p', 'The sea', '-n', '120']
+    const on = lastObject(await command([...asked, ...slots, '--prefetch', 'on']))
+    const { recall, calibration_error, ...figures } = on.prefetch as {
+      recall: Record<string, Record<string, number>>
+      calibration_error: Record<string, number | null>
+    }
+    expect(figures).toMatchObject({
+      issued: expect.any(Number),
+      used: expect.any(Number),
+      wasted_bytes: expect.any(Number),
+      verdict: 'on',
+      speed: null,
+    })
+    for (const distance of ['d1', 'd2', 'd4']) {
+      const { '1x': one = 0, '2x': two = 0, '4x': four = 0 } = recall[distance] ?? {}
+      expect(one).toBeGreaterThan(0.2)
+      expect(two).toBeGreaterThan(one)
+      expect(four).toBeGreaterThan(two)
+      expect(four).toBeLessThanOrEqual(1)
+    }
+    expect(Object.keys(calibration_error)).toEqual(['d1', 'd2', 'd4'])
+    const off = lastObject(await command([...asked, ...slots, '--prefetch', 'off']))
+    expect(off.prefetch).toMatchObject({ issued: null, verdict: null })
+    expect(off.tokens).toEqual(on.tokens)
+  })
+
   it('counts the experts that were asked for after the first token', async () => {
     const object = lastObject(await command(['run', '--json', '-q', '-p', '37+48=?', '-n', '6']))
     expect(object).toMatchObject({ finish_reason: 'length', completion_tokens: 6, seed: null })

@@ -10,7 +10,7 @@ import type { Expert } from './place.js'
 import type { CacheShape, Policy } from './policy.js'
 import { Quotas } from './quotas.js'
 import { Recency } from './recency.js'
-import { UseField } from './records.js'
+import { tokensOf } from './records.js'
 
 /** What averages keep of a token when the next has come: of uses, half after ten; of probabilities. */
 const usesKept = 0.93
@@ -51,7 +51,7 @@ export class AutoPolicy implements Policy {
 
   used(moeLayer: number, records: Int32Array, count: number, isSweep: boolean): void {
     const before = this.#choice.ruling
-    this.#choice.used(moeLayer, records, count, this.#tokensOf(records, count), isSweep)
+    this.#choice.used(moeLayer, records, count, tokensOf(records, this.#topK, count), isSweep)
     const { ruling } = this.#choice
     if (ruling !== before) this.#begin()
     if (ruling === this.#learned && !isSweep) {
@@ -89,14 +89,5 @@ export class AutoPolicy implements Policy {
   #begin(): void {
     if (this.#choice.ruling === this.#learned) this.#quotas.look(this.#learned.of)
     else this.#quotas.level()
-  }
-
-  /** Of the step: each chose topK. */
-  #tokensOf(records: Int32Array, count: number): number {
-    let uses = 0
-    for (let at = 0; at < count * UseField.count; at += UseField.count) {
-      uses += records[at + UseField.tokens] ?? 0
-    }
-    return Math.max(1, Math.round(uses / this.#topK))
   }
 }

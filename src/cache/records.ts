@@ -26,11 +26,16 @@ export function forEachLayer(
   }
 }
 
-/** Of how many tokens a layer's records are. */
-export function tokensOf(records: Int32Array, topK: number): number {
+/** Of how many tokens a layer's records are, each of which chose topK; `count` of them, or all. */
+export function tokensOf(
+  records: Int32Array,
+  topK: number,
+  count = records.length / UseField.count,
+): number {
   let uses = 0
-  for (let at = 0; at < records.length; at += UseField.count)
+  for (let at = 0; at < count * UseField.count; at += UseField.count) {
     uses += records[at + UseField.tokens] ?? 0
+  }
   return Math.max(1, Math.round(uses / topK))
 }
 

@@ -3,7 +3,14 @@
 // at which lie in memory, where the system tells, but nobody counts what is read, and only `bench` knows
 // what the drive can do.
 import type { EngineFacts } from '../engine/protocol.js'
-import { PrefetchFigure, type RequestStats, type Usage, verdicts } from '../engine/stats.js'
+import {
+  figureDistances,
+  PrefetchFigure,
+  type RequestStats,
+  type Usage,
+  verdicts,
+} from '../engine/stats.js'
+import { recallWidths } from '../prefetch/recall.js'
 import { countedHits, rateOf } from './log.js'
 
 export interface RunFacts {
@@ -113,8 +120,6 @@ function ioReport(
   }
 }
 
-const recall = { '1x': null, '2x': null, '4x': null }
-
 /** Over the decode part; `speed` is with look-ahead relative to without, as the governor measured it. */
 function prefetchReport(usage: Usage | null, bytesEach: number, figures: Float64Array): object {
   const verdict = verdicts[figures[PrefetchFigure.verdict] ?? 0] ?? 'none'
@@ -130,11 +135,28 @@ function prefetchReport(usage: Usage | null, bytesEach: number, figures: Float64
     cancelled: isIdle ? null : usage.aheadWasted - usage.aheadUnused,
     bytes: isIdle ? null : usage.bytesAhead,
     wasted_bytes: isIdle ? null : usage.bytesCancelled + usage.aheadUnused * bytesEach,
-    recall: { d1: recall, d2: recall, d4: recall },
+    recall: Object.fromEntries(
+      figureDistances.map((distance, row) => [`d${distance}`, recallOf(row, known)]),
+    ),
+    calibration_error: Object.fromEntries(
+      figureDistances.map((distance, row) => [
+        `d${distance}`,
+        known(PrefetchFigure.calibration + row),
+      ]),
+    ),
     verdict: verdict === 'none' ? null : verdict,
     speed: known(PrefetchFigure.speed),
     speed_error: known(PrefetchFigure.speedError),
     pairs: known(PrefetchFigure.pairs),
     price: known(PrefetchFigure.price),
   }
+}
+
+/** Of a distance: share of what layers used that was among as many candidates, twice and four times as many. */
+function recallOf(
+  row: number,
+  known: (figure: number) => number | null,
+): Record<string, number | null> {
+  const first = PrefetchFigure.recall + row * recallWidths.length
+  return Object.fromEntries(recallWidths.map((width, at) => [`${width}x`, known(first + at)]))
 }

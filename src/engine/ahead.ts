@@ -5,7 +5,8 @@ import type { SlotCache } from '../cache/slotcache.js'
 import type { ModelConfig } from '../model/config.js'
 import { Forecast, type ForecastShape } from '../prefetch/forecast.js'
 import type { Prefetch } from '../prefetch/prefetch.js'
-import { type EngineCounters, PrefetchFigure, verdicts } from './stats.js'
+import { recallWidths } from '../prefetch/recall.js'
+import { type EngineCounters, figureDistances, PrefetchFigure, verdicts } from './stats.js'
 
 const none = new Int32Array(0)
 
@@ -18,6 +19,7 @@ export class LookAhead {
   readonly #before: Float64Array
   /** [PrefetchFigure.count] */
   readonly #figures: Float64Array
+  readonly #forecast: Forecast | null
   #unusedBefore = 0
   #beganMs = 0
   #isOn = false
@@ -28,7 +30,10 @@ export class LookAhead {
     cache: SlotCache,
     prefetch: Prefetch,
     { device: counters, prefetch: figures }: EngineCounters,
+    /** Whose figures are told; null: another's foresight is tried out. */
+    forecast: Forecast | null,
   ) {
+    this.#forecast = forecast
     this.prefetch = prefetch
     this.#device = device
     this.#cache = cache
@@ -101,6 +106,19 @@ export class LookAhead {
     this.#figures[PrefetchFigure.pairs] = ratio?.pairs ?? 0
     this.#figures[PrefetchFigure.price] = price.ofBytes
     this.#figures[PrefetchFigure.idleBytesPerLayer] = pace.idleBytesPerLayer
+    if (this.#forecast !== null) this.#tellOf(this.#forecast)
+  }
+
+  #tellOf(forecast: Forecast): void {
+    for (const [row, distance] of figureDistances.entries()) {
+      const at = forecast.distances.indexOf(distance)
+      for (let width = 0; width < recallWidths.length; width += 1) {
+        const cell = PrefetchFigure.recall + row * recallWidths.length + width
+        this.#figures[cell] = at < 0 ? Number.NaN : forecast.recall.of(at, width)
+      }
+      const error = at < 0 ? Number.NaN : forecast.calibration(at)
+      this.#figures[PrefetchFigure.calibration + row] = error
+    }
   }
 }
 

@@ -133,7 +133,7 @@ export function openModel(
       : newForecast(shape, device, wishes.forecastEvery ?? 0)
   const guide = foresight ?? forecast
   const { known, kept } = profile
-  if (known !== null) forecast?.recall(known.learnt)
+  if (known !== null) forecast?.goOn(known.learnt)
   if (kept !== null && forecast !== null) kept.learnt = forecast.learnt
   const events = new Int32Array(recordsAtOnce * EventField.count)
   const stage: Stage = {
@@ -146,6 +146,7 @@ export function openModel(
             cache,
             new Prefetch(shape, guide, cache, mode, experts.expertReadBytes),
             counters,
+            forecast,
           )
         : null,
     profile: kept,

@@ -25,8 +25,14 @@ export const PrefetchFigure = {
   price: 4,
   /** Bytes that the drive could read in each layer while nobody waits for it. */
   idleBytesPerLayer: 5,
-  count: 6,
+  /** [distance][width] share of what layers used that was foreseen, and [distance] calibration error. */
+  recall: 6,
+  calibration: 15,
+  count: 18,
 } as const
+
+/** Distances of which these are told. */
+export const figureDistances = [1, 2, 4] as const
 
 /** Names of verdicts; `none`: there is nothing to look ahead for. */
 export const verdicts = ['none', 'off', 'on', 'measuring'] as const

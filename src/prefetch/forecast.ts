@@ -8,6 +8,7 @@ import { Evidence } from './evidence.js'
 import { fitWeights, logistic } from './fit.js'
 import { Lessons } from './lessons.js'
 import type { RouterShape } from './margins.js'
+import { Recall } from './recall.js'
 import { Sign } from './signs.js'
 import {
   bandOf,
@@ -65,6 +66,8 @@ const restPace = 0.01
 const firstRest = 0.002
 
 export class Forecast implements Foresight {
+  /** Of the estimates that became lessons, by kind: distances in their order, then priors. */
+  readonly recall: Recall
   readonly #shape: ForecastShape
   /** Kind of estimates by priors alone; smaller ones are distances. */
   readonly #priors: number
@@ -108,6 +111,7 @@ export class Forecast implements Foresight {
       { length: kinds * moeLayers },
       (_, at) => new Waiting(at < this.#priors * moeLayers ? candidates : experts),
     )
+    this.recall = new Recall(kinds, topK)
     this.#estimates = new Int32Array(kinds)
     this.#estimatesBefore = new Int32Array(kinds)
     this.#rest = new Float64Array(kinds).fill(firstRest)
@@ -116,6 +120,10 @@ export class Forecast implements Foresight {
     this.#none = new Float32Array(experts)
     this.#any = new Float32Array(experts)
     this.#isUsed = new Uint8Array(experts)
+  }
+
+  get distances(): readonly number[] {
+    return this.#shape.distances
   }
 
   /** For a thread that learns; what it publishes is taken over by `begin`. */
@@ -139,7 +147,7 @@ export class Forecast implements Foresight {
   }
 
   /** Goes on from what another run has kept. Returns whether it fits. */
-  recall(from: Learnt): boolean {
+  goOn(from: Learnt): boolean {
     if (!recall(this.learnt, from)) return false
     this.#published.publish(this.#weights)
     this.#version = this.#published.version
@@ -237,8 +245,11 @@ export class Forecast implements Foresight {
       const isWanted = this.#isUsed[waiting.candidates[rank] ?? 0] === 1
       const told = waiting.told[rank] ?? 0
       this.#lessons.add(waiting.signs, rank * Sign.count, isWanted, kind, band, told)
-      if (isWanted) wanted += 1
+      if (!isWanted) continue
+      wanted += 1
+      this.recall.found(kind, likelierThan(told, waiting))
     }
+    this.recall.used(kind, used)
     const others = this.#shape.experts - waiting.count
     if (others === 0) return
     const rest = this.#rest[kind] ?? 0
@@ -290,6 +301,14 @@ class Waiting {
       this.told[rank] = probabilities[index] ?? 0
     }
   }
+}
+
+function likelierThan(told: number, waiting: Waiting): number {
+  let count = 0
+  for (let rank = 0; rank < waiting.count; rank += 1) {
+    if ((waiting.told[rank] ?? 0) > told) count += 1
+  }
+  return count
 }
 
 /** 32 bits that all depend on all of the word's. */

@@ -139,4 +139,19 @@ function addEngine(registry: Registry, keeper: Keeper): void {
     'Time steps waited for reads with nothing to compute',
     usage(({ stallSeconds }) => stallSeconds),
   )
+  counter(
+    'ring_prefetch_issued_total',
+    'Experts read before their layer had routed',
+    usage(({ ahead }) => ahead),
+  )
+  counter(
+    'ring_prefetch_used_total',
+    'Of those, experts that their layer then wanted',
+    usage(({ ahead, aheadWasted }) => ahead - aheadWasted),
+  )
+  counter(
+    'ring_prefetch_wasted_total',
+    'Of those, experts that it did not want',
+    usage(({ aheadWasted }) => aheadWasted),
+  )
 }

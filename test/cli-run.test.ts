@@ -81,14 +81,22 @@ describe('the JSON object of run', () => {
         experts: number,
         shared_expert: number,
         head: number,
+        look_ahead: number,
       },
       prefetch: {
         issued: null,
         used: null,
+        in_time: null,
         cancelled: null,
+        bytes: null,
         wasted_bytes: null,
         recall: { d1: recall, d2: recall, d4: recall },
+        calibration_error: { d1: null, d2: null, d4: null },
         verdict: null,
+        speed: null,
+        speed_error: null,
+        pairs: null,
+        price: null,
       },
     })
   })

@@ -120,9 +120,12 @@ describe('routers that are run early', () => {
     withModel(ringTiny, slots(1, { scores: { ahead: distances }, lockstep: true }), (model) => {
       const tokens = 16
       const { stops, outcome } = run(model, batchOf(ids.slice(0, tokens)), 4)
+      // Where no slot has been touched yet a layer stops more than once.
+      const layers = [...new Map(stops.map((stop) => [stop.moeLayer, stop])).values()]
+      expect(layers.map(({ moeLayer }) => moeLayer)).toEqual([0, 1, 2, 3, 4])
       const found = distances.map((distance, at) => {
         let hits = 0
-        for (const { moeLayer, scores } of stops) {
+        for (const { moeLayer, scores } of layers) {
           const later = moeLayer + distance
           for (let token = 0; token < tokens; token += 1) {
             const first = (at * tokens + token) * experts
@@ -135,7 +138,6 @@ describe('routers that are run early', () => {
         }
         return hits / (tokens * topK * (moeLayers - distance))
       })
-      expect(stops.map(({ moeLayer }) => moeLayer)).toEqual([0, 1, 2, 3, 4])
       const [near = 0, far = 0, farthest = 0] = found
       expect(near).toBeGreaterThan(0.5)
       expect(near).toBeGreaterThan(far)

@@ -41,13 +41,13 @@ describe('the pace', () => {
 describe('a guess', () => {
   const offer = { probability: 0.9, idleReads: 1, queuedReads: 0, victimChance: 0.1 }
 
-  it('is worth more the likelier it is, and nothing below even odds at the price of one', () => {
+  it('is worth more the likelier it is, and nothing where it is unlikely', () => {
     const price = new Price()
     const gains = [0.3, 0.5, 0.7, 0.9, 1].map((probability) =>
       price.gain({ ...offer, probability }),
     )
     expect([...gains].sort((a, b) => a - b)).toEqual(gains)
-    expect(gains[1]).toBeLessThan(0)
+    expect(gains[0]).toBeLessThan(0)
     expect(gains[2]).toBeGreaterThan(0)
     expect(gains[4]).toBe(1)
   })

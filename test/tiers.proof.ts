@@ -88,11 +88,7 @@ it('checksums', async () => {
   const recorded = await command(['verify', model.folder], { environment })
   if (recorded.status !== 0) throw new Error(recorded.stderr)
   const results = await repeated(() =>
-    benchOf(
-      model.folder,
-      ['--expert-ram', '25%', '-n', '128', '--prefetch', 'off'],
-      environment,
-    ),
+    benchOf(model.folder, ['--expert-ram', '25%', '-n', '128', '--prefetch', 'off'], environment),
   )
   rmSync(cache, { recursive: true })
   const cpu = spread(

@@ -5,6 +5,7 @@ import { nativeContract } from '../native/index.js'
 import { slotBits, Tier } from '../src/cache/place.js'
 import { EventField, EventKind, OrderField, Urgency, UseField } from '../src/cache/records.js'
 import { unorderedTokens } from '../src/cache/slotcache.js'
+import { aheadTokensMost } from '../src/prefetch/prefetch.js'
 
 /** The entries of one group of the contract. */
 function group(name: string): Record<string, number> {
@@ -27,5 +28,6 @@ describe('the cache repeats the native', () => {
   it('limits', () => {
     expect(nativeContract['limit.slot_bits']).toBe(slotBits)
     expect(nativeContract['limit.unordered_tokens']).toBe(unorderedTokens)
+    expect(nativeContract['limit.ahead_tokens']).toBe(aheadTokensMost)
   })
 })

@@ -130,7 +130,7 @@ void Jobs::fill() {
 // Look-ahead goes in smaller chunks, so that a few of them fill the drive within its bound.
 uint64_t Jobs::chunk_bytes_of(Priority priority) const {
   if (priority == Priority::demand) return options_.chunk_bytes;
-  return std::clamp(options_.ahead_bytes / 4, kLeastChunkBytes, options_.chunk_bytes);
+  return std::min(options_.chunk_bytes, std::max(options_.ahead_bytes / 4, kLeastChunkBytes));
 }
 
 // Demand strictly first, but for the few look-ahead bytes that may be under way beside it.

@@ -126,7 +126,7 @@ function prefetchReport(usage: Usage | null, bytesEach: number, figures: Float64
   const isIdle = usage === null || verdict === 'none'
   const known = (figure: number) => {
     const value = figures[figure] ?? Number.NaN
-    return Number.isFinite(value) && value !== 0 ? value : null
+    return Number.isFinite(value) ? value : null
   }
   return {
     issued: isIdle ? null : usage.ahead,

@@ -6,7 +6,13 @@ import type { ModelConfig } from '../model/config.js'
 import { Forecast, type ForecastShape } from '../prefetch/forecast.js'
 import type { Prefetch } from '../prefetch/prefetch.js'
 import { recallWidths } from '../prefetch/recall.js'
-import { type EngineCounters, figureDistances, PrefetchFigure, verdicts } from './stats.js'
+import {
+  countPolicy,
+  type EngineCounters,
+  figureDistances,
+  PrefetchFigure,
+  verdicts,
+} from './stats.js'
 
 const none = new Int32Array(0)
 
@@ -58,7 +64,7 @@ export class LookAhead {
     const begin = performance.now()
     this.#cache.keep(0, none)
     const orders = this.prefetch.first()
-    this.#count(begin)
+    countPolicy(this.#counters, begin)
     this.#device.stage(orders)
   }
 
@@ -70,7 +76,7 @@ export class LookAhead {
     const begin = performance.now()
     this.#cache.keep(moeLayer, wanted)
     const orders = this.prefetch.ahead(moeLayer)
-    this.#count(begin)
+    countPolicy(this.#counters, begin)
     this.#device.stage(orders)
   }
 
@@ -90,11 +96,6 @@ export class LookAhead {
       wastedBytes,
     )
     this.#tell()
-  }
-
-  #count(beginMs: number): void {
-    const seconds = (performance.now() - beginMs) / 1000
-    this.#counters[Counter.policy_s] = (this.#counters[Counter.policy_s] ?? 0) + seconds
   }
 
   #tell(): void {

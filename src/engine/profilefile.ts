@@ -45,12 +45,11 @@ export function openProfile(
 ): OpenProfile {
   const { profile, saveProfile, remember } = wishes
   const of = profiledModel(checkpoint)
+  if (saveProfile !== undefined) checkWritable(saveProfile)
   if (!hasSlots) {
-    if (saveProfile !== undefined) checkWritable(saveProfile)
     const kept = saveProfile === undefined ? null : continued(null, of)
     return { known: null, kept, note: profile === undefined ? null : ofMaps }
   }
-  if (saveProfile !== undefined) checkWritable(saveProfile)
   const found = profile === undefined ? null : readProfile(profile, of, '--profile')
   const { known, note } =
     found === null && remember !== undefined

@@ -9,7 +9,7 @@ export interface EngineCounters {
   /** [Counter.count] */
   readonly device: Float64Array
   readonly layers: LayerCounts
-  /** [PrefetchFigure.count], written after every step that could look ahead. */
+  /** [PrefetchFigure.count], written after every step that could look ahead; NaN: not known. */
   readonly prefetch: Float64Array
 }
 
@@ -43,8 +43,14 @@ export function newCounters(moeLayers: number): EngineCounters {
   return {
     device: doubles(Counter.count),
     layers: newLayerCounts(moeLayers, doubles),
-    prefetch: doubles(PrefetchFigure.count),
+    prefetch: doubles(PrefetchFigure.count).fill(Number.NaN),
   }
+}
+
+/** Adds the time of decisions since then; what the device does with them is its own. */
+export function countPolicy(device: Float64Array, beginMs: number): void {
+  const seconds = (performance.now() - beginMs) / 1000
+  device[Counter.policy_s] = (device[Counter.policy_s] ?? 0) + seconds
 }
 
 /** What happened between two moments. */

@@ -4,7 +4,6 @@
 // belongs to it, and a cancel reaches the device through shared memory.
 import {
   type Batch,
-  Counter,
   type Device,
   EventField,
   type Outcome,
@@ -17,6 +16,7 @@ import type { Cache } from '../cache/cache.js'
 import { nowhere } from '../cache/place.js'
 import type { Profile } from '../cache/profile.js'
 import type { LookAhead } from './ahead.js'
+import { countPolicy } from './stats.js'
 
 /** What a step needs besides its batch, created once. */
 export interface Stage {
@@ -96,12 +96,6 @@ function learn(stage: Stage, patienceMs: number): void {
     profile?.add(records)
     countPolicy(counters, begin)
   }
-}
-
-/** The time of decisions since then; what the device does with them is its own. */
-function countPolicy(counters: Float64Array, beginMs: number): void {
-  const seconds = (performance.now() - beginMs) / 1000
-  counters[Counter.policy_s] = (counters[Counter.policy_s] ?? 0) + seconds
 }
 
 /** The experts that the stopped layer still wants, indices within the layer, rising. */

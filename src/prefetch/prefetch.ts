@@ -23,8 +23,8 @@ export interface Slots {
   ahead(experts: Int32Array, unlikely: Int32Array): Int32Array
 }
 
-/** Steps of more tokens do not look ahead: their experts are nearly all. */
-const aheadTokensMost = 16
+/** Steps of more tokens do not look ahead: their experts are nearly all. The device has the same number. */
+export const aheadTokensMost = 16
 
 const none = new Int32Array(0)
 /** Guesses on their way that are less likely than this are called back. */

@@ -30,6 +30,9 @@ describe('wrong usage', () => {
     ['a system message for raw text', ['run', '--raw', '--system', 'x'], /--raw.*--system/],
     ['an empty prompt', ['run', '-p', ''], /prompt is empty/],
     ['no prompt for a model of one’s own', ['run', ringTiny], /no prompt: expected -p TEXT/],
+    ['no model to pull', ['pull'], /argument 'MODEL'/],
+    ['no files at once', ['pull', 'a/b', '--jobs', '0'], /--jobs.*'0'.*whole number from 1/],
+    ['a glob that is none', ['pull', 'a/b', '--include', ''], /--include.*a glob/],
     ['no input to score', ['score', '-o', '-'], /--input.*not specified/],
   ])('%s', async (_title, words, said) => {
     expectRefusal(await command(words), 2, said)

@@ -25,6 +25,7 @@ import {
   type VerifyFlags,
   type WidenFlags,
 } from './flags.js'
+import { addPullFlags, type PullFlags } from './pullflags.js'
 import { addSimulateFlags, type SimulateFlags } from './simulateflags.js'
 import { packageVersion } from './source.js'
 
@@ -102,6 +103,13 @@ function programOf(end: (status: number) => void): Command {
     end(await (await import('./verify.js')).verify(model, flags))
   })
   for (const one of [bench, run, chat, serve, score, inspect, verify]) addSharedFlags(one)
+  const pull = program
+    .command('pull')
+    .description('fetch a model from the Hugging Face hub into its cache, checked')
+    .argument('<MODEL>', 'ORG/NAME, with @REVISION where it is not main')
+  addPullFlags(pull).action(async (model: string, flags: PullFlags) => {
+    end(await (await import('./pull.js')).pull(model, flags))
+  })
   const widen = program
     .command('widen')
     .description('a larger model with the routing of SRC, for measuring')

@@ -64,6 +64,7 @@ class Device : public Napi::ObjectWrap<Device> {
     layout.slots = integer(o, "slots");
     layout.io = read_io(object_of(env, o.Get("io"), "layout.io"), layout.files.size());
     layout.keeps_scores = o.Get("keepsScores").ToBoolean();
+    layout.keeps_attended = o.Get("keepsAttended").ToBoolean();
     const auto ahead = int32s(env, o.Get("ahead"), "layout.ahead");
     layout.ahead.assign(ahead.Data(), ahead.Data() + ahead.ElementLength());
     layout.counters = counters.Data();
@@ -168,8 +169,9 @@ class Device : public Napi::ObjectWrap<Device> {
   Napi::Value foresee(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     const int32_t id = integer(env, info[0], "step");
-    auto scores = float32s(env, info[1], "scores");
-    require(env, device_.foresee(id, scores.Data(), scores.ElementLength()));
+    const bool attends = info[1].ToBoolean();
+    auto scores = float32s(env, info[2], "scores");
+    require(env, device_.foresee(id, attends, scores.Data(), scores.ElementLength()));
     return env.Undefined();
   }
 

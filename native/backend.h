@@ -70,7 +70,7 @@ struct HeadOutput {
   float* logits;        // [rows][vocabulary], or null
 };
 
-constexpr uint32_t kBackendVersion = 3;
+constexpr uint32_t kBackendVersion = 4;
 
 struct Backend {
   uint32_t version;
@@ -88,10 +88,15 @@ struct Backend {
   // The shared expert of a routed layer, if it has one; `settle` adds it. Comes once between route
   // and settle, and before look_ahead.
   Status (*share)(void* self, int32_t step, int32_t layer);
+  // Runs the attention of the layer after `layer` on what is known of the residual stream now. The
+  // keys and values that it leaves are written again by `attend`. Between route and settle of a
+  // step of at most limit::ahead_tokens, for look_ahead.
+  Status (*attend_ahead)(void* self, int32_t step, int32_t layer);
   // The router of a later MoE layer on what is known of the residual stream now: after the
-  // attention of `layer` and with its shared expert, through the later layer's own norm. experts:
+  // attention of `layer`, with its shared expert and those of its routed experts that are computed,
+  // through the later layer's own norm; `attended`: on what attend_ahead has made of it. experts:
   // [tokens][top_k] that it would choose; scores: [tokens][experts] probabilities.
-  Status (*look_ahead)(void* self, int32_t step, int32_t layer, int32_t later_layer,
+  Status (*look_ahead)(void* self, int32_t step, int32_t layer, int32_t later_layer, bool attended,
                        uint16_t* experts, float* scores);
   // Computes the routed outputs of these experts. Steps above limit::unordered_tokens hand them
   // over in rising index, smaller ones in any order.

@@ -173,7 +173,7 @@ void Device::copy_batch(const BatchView& batch, Step& step) {
   step.weights.resize(routing);
   step.tokens_of.assign(s.experts, 0);
   step.faults.assign(step.parts.size(), {});
-  if (keeps_scores_) step.scores.resize(routing / s.top_k * (1 + ahead_.size()) * s.experts);
+  if (keeps_scores_) step.scores.resize(routing / s.top_k * kept_kinds() * s.experts);
   step.wanted.clear();
   step.looks_ahead = batch.looks_ahead && step.tokens <= limit::ahead_tokens && reader_ != nullptr;
 }

@@ -8,7 +8,7 @@
 namespace ring {
 
 // Raised by one whenever the meaning of a field changes.
-constexpr int kContractVersion = 4;
+constexpr int kContractVersion = 5;
 
 // Why `advance` came back. Below `done` the device wants an answer; from `done` on the step has
 // ended. `missing`: experts of the layer are in no slot. `ahead`: they all are, but an expert that
@@ -143,11 +143,13 @@ constexpr int kContractVersion = 4;
   X(progress, 0)        \
   X(cancel, 1)
 
-// What `advance` writes: the layer it stopped at, how many experts it wants, then their indices.
+// What `advance` writes: the layer it stopped at, how many experts it wants still, how many of those
+// it has been given and waits for, then the indices of the wanted.
 #define RING_STOP_FIELDS(X) \
   X(layer, 0)               \
   X(wanted, 1)              \
-  X(experts, 2)
+  X(awaited, 2)             \
+  X(experts, 3)
 
 // An order (stage) and an event (poll). An order loads an expert from disk (`from` -1) into a slot
 // that is free or ready, and what lay there is forgotten at once. The same order again, while the

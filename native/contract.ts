@@ -109,7 +109,7 @@ export const SamplingField = {
 /** Words of the control array: progress of open in thousandths, then one cancel flag per sequence. */
 export const Control = { progress: 0, cancel: 1 } as const
 /** What `advance` writes at a stop: layer, number of wanted experts, their indices, rising. */
-export const StopField = { layer: 0, wanted: 1, experts: 2 } as const
+export const StopField = { layer: 0, wanted: 1, awaited: 2, experts: 3 } as const
 export const OrderField = { expert: 0, from: 1, to: 2, urgency: 3, count: 4 } as const
 export const Urgency = { demand: 0, ahead: 1, cancel: 2 } as const
 export const EventField = { kind: 0, expert: 1, to: 2, code: 3, count: 4 } as const
@@ -177,7 +177,7 @@ export const Limit = {
 } as const
 
 export const contract = {
-  contract: { version: 4 },
+  contract: { version: 5 },
   reason: Reason,
   code: Code,
   dtype: Dtype,

@@ -116,6 +116,7 @@ Status Device::open(const Layout& layout) {
     limits_ = layout.limits;
     lockstep_ = layout.lockstep;
     keeps_scores_ = layout.keeps_scores;
+    keeps_attended_ = layout.keeps_attended;
     ahead_ = layout.ahead;
     scores_ = layout.scores;
     control_ = layout.control;
@@ -229,7 +230,9 @@ Status Device::begin(const BatchView& batch, int32_t* id) {
                            step.parts.data()};
   RING_TRY(backend_->begin(compute_, index, &input));
   step.layer = 0;
-  step.routed = step.shared = step.foreseen = step.told_ahead = false;
+  step.routed = step.shared = step.told_ahead = step.asks_ahead = false;
+  step.foreseen = Foreseen::nothing;
+  step.placed.clear();
   step.reason = Reason::done;
   step.why = {};
   step.phase = Phase::running;
@@ -263,9 +266,14 @@ Status Device::advance(int32_t id, Reason* reason, int32_t* stop, size_t stop_le
       *reason = end(*step, status.code == Code::lost ? Reason::lost : Reason::failed, status);
       return {};
     }
+    if (step->phase == Phase::ended) {
+      *reason = step->reason;
+      return {};
+    }
     if (stop_reason != Reason::done) {
       stop[stop_field::layer] = step->layer;
       stop[stop_field::wanted] = static_cast<int32_t>(step->wanted.size());
+      stop[stop_field::awaited] = static_cast<int32_t>(step->placed.size());
       std::copy(step->wanted.begin(), step->wanted.end(), stop + stop_field::experts);
       *reason = stop_reason;
       return {};
@@ -287,24 +295,27 @@ Status Device::run_layer(int32_t index, Step& step, Reason* stop) {
     step.routed = true;
   }
   if (model_.shape.is_moe(step.layer)) {
-    if (!step.wanted.empty()) {
-      const bool all_found = !lockstep_ && finds_all(step);
-      if (all_found && step.looks_ahead && !step.told_ahead) {
-        RING_TRY(foresee_layer(index, step));
-        step.told_ahead = true;
-        if (wants_guidance(step)) *stop = Reason::ahead;
-      }
-      if (!all_found) *stop = Reason::missing;
-      if (*stop != Reason::done) return check_maps();
-      RING_TRY(mix_found(index, step));
+    if (!step.placed.empty() && !step.asks_ahead) {
+      mix_placed(index, step);
+      if (step.phase == Phase::ended) return check_maps();
     }
+    if (step.placed.empty() && !step.asks_ahead) {
+      const bool all_found = step.wanted.empty() || (!lockstep_ && finds_all(step));
+      if (all_found) RING_TRY(ask_ahead(index, step));
+      if (!all_found) *stop = Reason::missing;
+    }
+    if (step.asks_ahead) *stop = Reason::ahead;
+    step.asks_ahead = false;
+    if (*stop != Reason::done) return check_maps();
+    if (!step.wanted.empty()) RING_TRY(mix_found(index, step));
     RING_TRY(share_layer(index, step));
     const Timed timed(&counters_[counter::settle_s]);
     RING_TRY(backend_->settle(compute_, index, step.layer));
   }
   RING_TRY(check_maps());
   ++step.layer;
-  step.routed = step.shared = step.foreseen = step.told_ahead = false;
+  step.routed = step.shared = step.told_ahead = step.asks_ahead = false;
+  step.foreseen = Foreseen::nothing;
   return {};
 }
 

@@ -45,9 +45,10 @@ struct Layout {
   size_t checksum_count = 0;
   int32_t slots = 0;  // 0: experts and dense weights are computed with where they are mapped
   Io io;
-  bool lockstep = false;       // stop at every MoE layer
-  bool keeps_scores = false;   // of the router, for every token of a step
-  std::vector<int32_t> ahead;  // distances to look ahead, in layers, rising
+  bool lockstep = false;        // stop at every MoE layer
+  bool keeps_scores = false;    // of the router, for every token of a step
+  bool keeps_attended = false;  // and of later ones behind the next layer's attention
+  std::vector<int32_t> ahead;   // distances to look ahead, in layers, rising
   // [MoE layer][experts], or null: the router's probabilities as each layer last had them, the mean
   // over the tokens of its step. Written by the device where a layer routes.
   float* scores = nullptr;
@@ -83,7 +84,7 @@ struct OutcomeView {
   size_t routing_length = 0;  // of each of the two
   int32_t* faults = nullptr;  // [parts] Code of each part, or null
   size_t faults_length = 0;
-  // [MoE layer][token][1 + ahead][experts] probabilities, when the layout keeps them; or null
+  // [MoE layer][token][kept kinds][experts] probabilities, when the layout keeps them; or null
   float* scores = nullptr;
   size_t scores_length = 0;
 };
@@ -101,7 +102,8 @@ class Device {
   // Runs until a decision is wanted or the step ends. stop: [stop_field::experts + experts].
   Status advance(int32_t id, Reason* reason, int32_t* stop, size_t stop_length);
   // Computes those of the wanted experts that have a place (aligned with the list of the last
-  // stop).
+  // stop). Where a step looks ahead it may leave those that have not landed to `advance`, which
+  // asks about later layers first.
   Status mix(int32_t id, const int32_t* places, size_t count);
   Status stage(const int32_t* orders, size_t values);
   // Events since the last call; when there are none, waits up to wait_ms for one.
@@ -109,8 +111,9 @@ class Device {
   // What layers routed to since the last call, whole layers only.
   Status routed(int32_t* uses, size_t values, int32_t* count);
   // At a stop of a step of at most limit::ahead_tokens: probabilities that the routers of later
-  // layers give now, [ahead][token][experts]; zeros where no layer is.
-  Status foresee(int32_t id, float* scores, size_t length);
+  // layers give now, [ahead][token][experts]; zeros where no layer is. `attends`: behind the next
+  // layer's attention, which is run early for it.
+  Status foresee(int32_t id, bool attends, float* scores, size_t length);
   // Ends the step, whatever became of it.
   Status sample(int32_t id, Reason* reason, OutcomeView& outcome, Status* why);
   void close();
@@ -124,6 +127,12 @@ class Device {
  private:
   enum class State { unopened, open, lost, closed };
   enum class Phase { free, running, ended };
+  // Later routers have been run on the stream as it is known, or behind the next layer's attention.
+  enum class Foreseen { nothing, plainly, attended };
+  struct Wanted {
+    int32_t expert;  // within its layer
+    int32_t slot;    // -1: in the map
+  };
 
   struct Step {
     Phase phase = Phase::free;
@@ -131,9 +140,10 @@ class Device {
     Reason reason = Reason::done;
     Status why;
     int32_t layer = 0;
-    // Of the current layer: it has attended and routed; its shared expert is computed; later
-    // routers have been run; whoever decides has been asked about those.
-    bool routed = false, shared = false, foreseen = false, told_ahead = false;
+    // Of the current layer: it has attended and routed; its shared expert is computed; whoever
+    // decides has been asked about later layers, or shall be before anything else.
+    bool routed = false, shared = false, told_ahead = false, asks_ahead = false;
+    Foreseen foreseen = Foreseen::nothing;  // of the current layer, what scores there are
     bool looks_ahead = false;
     int32_t tokens = 0;
     std::vector<int32_t> ids, blocks, history, bias_ids;
@@ -144,16 +154,13 @@ class Device {
     std::vector<Status> faults;     // [part] ok, or why the part has failed while the step goes on
     std::vector<uint16_t> experts;  // [MoE layer][token][top_k]
     std::vector<float> weights;
-    std::vector<float> scores;               // [MoE layer][token][1 + ahead][experts] when kept
+    std::vector<float> scores;               // [MoE layer][token][kept kinds][experts]
     std::vector<uint16_t> foreseen_experts;  // [ahead][token][top_k] of the current layer
     std::vector<float> foreseen_scores;      // [ahead][token][experts]
     std::vector<int32_t> wanted;             // experts of the layer that are not mixed yet, rising
     std::vector<int32_t> tokens_of;          // [expert] tokens that want it
+    std::vector<Wanted> placed;              // of the wanted, what the step waits for
     std::vector<ReadyExpert> ready;
-  };
-  struct Wanted {
-    int32_t expert;  // within its layer
-    int32_t slot;    // -1: in the map
   };
 
   Status require_open() const;
@@ -174,8 +181,11 @@ class Device {
   bool is_awaiting_reads() const;
   Status mix_found(int32_t index, Step& step);
   // foresee.cc: what later layers will probably want.
-  Status foresee_layer(int32_t index, Step& step);
+  Status foresee_layer(int32_t index, Step& step, Foreseen wish);
+  bool may_ask_ahead(const Step& step) const;
+  Status ask_ahead(int32_t index, Step& step);
   bool wants_guidance(const Step& step) const;
+  size_t kept_kinds() const { return 1 + ahead_.size() * (keeps_attended_ ? 2 : 1); }
   Status keep_scores(int32_t index, Step& step, const float* own);
   void publish_scores(const Step& step, const float* own);
   void list_wanted(Step& step);
@@ -184,7 +194,8 @@ class Device {
   int64_t first_expert(const Step& step) const;
   Status check_places(const Step& step, const int32_t* places, size_t count) const;
   Status mix_ready(int32_t index, Step& step, bool reads_under_way);
-  Status mix_as_they_land(int32_t index, Step& step, std::vector<Wanted>& placed);
+  void mix_placed(int32_t index, Step& step);
+  Status mix_as_they_land(int32_t index, Step& step);
   Status advise(const int32_t* orders, size_t count);
   void fail_parts(Step& step, int32_t expert, const Status& why);
   void forget_mixed(Step& step);
@@ -203,13 +214,13 @@ class Device {
   std::unique_ptr<Slots> slots_;
   std::unique_ptr<io::Reader> reader_;  // null: mapped
   std::vector<int32_t> uses_;           // [n][use_field::count], not taken yet
-  std::vector<Wanted> placed_;
   double* counters_ = nullptr;
   std::string description_;
   Model model_;
   Limits limits_{};
   bool lockstep_ = false;
   bool keeps_scores_ = false;
+  bool keeps_attended_ = false;
   std::vector<int32_t> ahead_;
   float* scores_ = nullptr;        // see Layout::scores
   std::vector<float> own_scores_;  // [token][experts] of the layer that routes

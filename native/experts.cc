@@ -213,7 +213,7 @@ Status Device::mix_ready(int32_t index, Step& step, bool reads_under_way) {
 }
 
 Status Device::check_places(const Step& step, const int32_t* places, size_t count) const {
-  if (step.phase != Phase::running || step.wanted.empty()) {
+  if (step.phase != Phase::running || step.wanted.empty() || !step.placed.empty()) {
     return failure(Code::bad_step, "step %d is not waiting for experts", step.serial);
   }
   if (count != step.wanted.size()) {
@@ -257,35 +257,42 @@ Status Device::mix(int32_t id, const int32_t* places, size_t count) {
   const int32_t index = static_cast<int32_t>(step - steps_);
   const auto first = static_cast<int32_t>(first_expert(*step));
   RING_TRY(share_layer(index, *step));
-  placed_.clear();
   for (size_t i = 0; i < count; ++i) {
     if (places[i] == -1) continue;
-    placed_.push_back({step->wanted[i], reader_ == nullptr ? -1 : places[i] & kSlotMask});
+    step->placed.push_back({step->wanted[i], reader_ == nullptr ? -1 : places[i] & kSlotMask});
   }
-  Status status;
-  if (reader_ != nullptr) {
-    status = mix_as_they_land(index, *step, placed_);
-  } else {
+  if (reader_ == nullptr) {
     step->ready.clear();
-    for (const Wanted& wanted : placed_)
+    for (const Wanted& wanted : step->placed)
       step->ready.push_back({wanted.expert, &model_.experts[first + wanted.expert]});
-    status = mix_ready(index, *step, false);
+    step->placed.clear();
+    if (const Status status = mix_ready(index, *step, false); status.failed())
+      end(*step, Reason::failed, status);
     forget_mixed(*step);
+  } else {
+    mix_placed(index, *step);
   }
-  const bool none_left = std::all_of(step->faults.begin(), step->faults.end(),
-                                     [](const Status& fault) { return fault.failed(); });
-  if (status.failed()) {
-    end(*step, Reason::failed, status);
-  } else if (none_left) {
-    end(*step, Reason::failed, step->faults.front());
-  }
-  return {};  // advance and sample say so
+  return {};  // advance and sample say what became of it
 }
 
-// Hits first, then every expert as it lands; large steps in rising index.
-Status Device::mix_as_they_land(int32_t index, Step& step, std::vector<Wanted>& placed) {
+// Goes on with what the step was given; ends it where nothing can come of it.
+void Device::mix_placed(int32_t index, Step& step) {
+  const Status status = mix_as_they_land(index, step);
+  const bool none_left = std::all_of(step.faults.begin(), step.faults.end(),
+                                     [](const Status& fault) { return fault.failed(); });
+  if (status.failed()) {
+    end(step, Reason::failed, status);
+  } else if (none_left) {
+    end(step, Reason::failed, step.faults.front());
+  }
+}
+
+// Hits first, then every expert as it lands; large steps in rising index. When there is nothing to
+// compute before the next one lands, whoever looks ahead is asked, once a layer.
+Status Device::mix_as_they_land(int32_t index, Step& step) {
   const auto first = static_cast<int32_t>(first_expert(step));
   const bool in_order = step.tokens > limit::unordered_tokens;
+  std::vector<Wanted>& placed = step.placed;
   while (!placed.empty()) {
     slots_->settle();
     step.ready.clear();
@@ -310,6 +317,10 @@ Status Device::mix_as_they_land(int32_t index, Step& step, std::vector<Wanted>& 
     }
     if (is_cancelled(step)) {
       end(step, Reason::cancelled, {});
+      return {};
+    }
+    if (may_ask_ahead(step)) {
+      step.told_ahead = step.asks_ahead = true;
       return {};
     }
     const Timed timed(&counters_[counter::stall_nvme_s]);

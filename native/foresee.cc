@@ -8,9 +8,10 @@
 
 namespace ring {
 
-// Once a layer, behind what is being read for it already.
-Status Device::foresee_layer(int32_t index, Step& step) {
-  if (step.foreseen) return {};
+// Behind what is being read for the layer already. Attended scores replace plain ones.
+Status Device::foresee_layer(int32_t index, Step& step, Foreseen wish) {
+  if (step.tokens > limit::ahead_tokens) wish = Foreseen::plainly;
+  if (step.foreseen >= wish) return {};
   const Shape& s = model_.shape;
   RING_TRY(share_layer(index, step));
   const size_t tokens = static_cast<size_t>(step.tokens);
@@ -19,17 +20,35 @@ Status Device::foresee_layer(int32_t index, Step& step) {
   double seconds = 0;
   {
     const Timed timed(&seconds);
+    const bool attended = wish == Foreseen::attended;
+    if (attended && step.layer + 1 < s.layers)
+      RING_TRY(backend_->attend_ahead(compute_, index, step.layer));
     for (size_t at = 0; at < ahead_.size(); ++at) {
       const int32_t later = step.layer + ahead_[at];
       if (later >= s.layers) continue;
-      RING_TRY(backend_->look_ahead(compute_, index, step.layer, later,
+      RING_TRY(backend_->look_ahead(compute_, index, step.layer, later, attended,
                                     &step.foreseen_experts[at * tokens * s.top_k],
                                     &step.foreseen_scores[at * tokens * s.experts]));
     }
   }
-  step.foreseen = true;
+  step.foreseen = wish;
   count(counter::ahead_s, seconds);
   if (is_awaiting_reads()) count(counter::overlapped_s, seconds);
+  return {};
+}
+
+// Whether the step looks ahead from this layer, and nobody has been asked yet what to do about it.
+bool Device::may_ask_ahead(const Step& step) const {
+  return step.looks_ahead && !step.told_ahead && !ahead_.empty() &&
+         step.layer + ahead_.front() < model_.shape.layers;
+}
+
+// Where nothing is awaited: asks if there is anything to decide.
+Status Device::ask_ahead(int32_t index, Step& step) {
+  if (!may_ask_ahead(step)) return {};
+  RING_TRY(foresee_layer(index, step, Foreseen::plainly));
+  step.told_ahead = true;
+  step.asks_ahead = wants_guidance(step);
   return {};
 }
 
@@ -50,12 +69,12 @@ bool Device::wants_guidance(const Step& step) const {
   return slots_->is_any_ahead(first, s.experts);
 }
 
-Status Device::foresee(int32_t id, float* scores, size_t length) {
+Status Device::foresee(int32_t id, bool attends, float* scores, size_t length) {
   Step* step = nullptr;
   RING_TRY(require_open());
   RING_TRY(find(id, &step));
-  const bool is_at_stop = step->phase == Phase::running && step->routed &&
-                          model_.shape.is_moe(step->layer) && !step->wanted.empty();
+  const bool is_at_stop =
+      step->phase == Phase::running && step->routed && model_.shape.is_moe(step->layer);
   if (!is_at_stop || step->tokens > limit::ahead_tokens) {
     return failure(Code::bad_step,
                    "step %d is not at a stop, or of more than %d tokens: it cannot look ahead",
@@ -64,7 +83,9 @@ Status Device::foresee(int32_t id, float* scores, size_t length) {
   const size_t count = ahead_.size() * step->tokens * model_.shape.experts;
   if (length < count)
     return failure(Code::bad_argument, "the array of scores must hold %zu values", count);
-  RING_TRY(foresee_layer(static_cast<int32_t>(step - steps_), *step));
+  step->told_ahead = true;
+  RING_TRY(foresee_layer(static_cast<int32_t>(step - steps_), *step,
+                         attends ? Foreseen::attended : Foreseen::plainly));
   std::copy(step->foreseen_scores.begin(), step->foreseen_scores.end(), scores);
   return {};
 }
@@ -97,19 +118,27 @@ void Device::publish_scores(const Step& step, const float* own) {
   for (size_t e = 0; e < experts; ++e) row[e] *= share;
 }
 
-// For recorded routing: [token][1 + ahead][experts] of this layer.
+// For recorded routing: [token][kind][experts] of this layer, where kinds are its own router, later
+// ones, and where wanted later ones behind the next layer's attention.
 Status Device::keep_scores(int32_t index, Step& step, const float* own) {
   const size_t experts = static_cast<size_t>(model_.shape.experts);
-  const size_t kinds = 1 + ahead_.size(), tokens = static_cast<size_t>(step.tokens);
-  if (kinds > 1) RING_TRY(foresee_layer(index, step));
-  float* kept = &step.scores[static_cast<size_t>(step.layer - model_.shape.first_moe_layer) *
-                             tokens * kinds * experts];
-  for (size_t token = 0; token < tokens; ++token) {
-    std::copy_n(own + token * experts, experts, kept + token * kinds * experts);
-    for (size_t kind = 1; kind < kinds; ++kind)
-      std::copy_n(&step.foreseen_scores[((kind - 1) * tokens + token) * experts], experts,
-                  kept + (token * kinds + kind) * experts);
+  const size_t kinds = kept_kinds(), tokens = static_cast<size_t>(step.tokens);
+  float* const kept = &step.scores[static_cast<size_t>(step.layer - model_.shape.first_moe_layer) *
+                                   tokens * kinds * experts];
+  const auto keep = [&](const float* scores, size_t kind) {
+    for (size_t token = 0; token < tokens; ++token)
+      std::copy_n(scores + token * experts, experts, kept + (token * kinds + kind) * experts);
+  };
+  keep(own, 0);
+  size_t kind = 1;
+  for (const Foreseen wish : {Foreseen::plainly, Foreseen::attended}) {
+    if (kind == kinds) break;
+    RING_TRY(foresee_layer(index, step, wish));
+    for (size_t at = 0; at < ahead_.size(); ++at, ++kind)
+      keep(&step.foreseen_scores[at * tokens * experts], kind);
   }
+  // Whoever looks ahead sees what is known then.
+  step.foreseen = Foreseen::nothing;
   return {};
 }
 

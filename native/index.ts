@@ -81,6 +81,8 @@ export interface Layout {
   readonly checksums: Uint32Array
   /** Keep router probabilities of every token of a step, for a trace, and those that look ahead. */
   readonly keepsScores: boolean
+  /** Those behind the next layer's attention. */
+  readonly keepsAttended: boolean
   /** Distances to look ahead, in layers, rising. */
   readonly ahead: Int32Array
   /**
@@ -192,9 +194,10 @@ export interface Device {
   routed(uses: Int32Array): number
   /**
    * At a stop of a step of at most Limit.ahead_tokens: probabilities that the routers of later layers
-   * give now, [ahead][token][experts]; zeros where no layer is.
+   * give now, [ahead][token][experts]; zeros where no layer is. `attends`: behind the next layer's
+   * attention, which is run early for it.
    */
-  foresee(step: number, scores: Float32Array): void
+  foresee(step: number, attends: boolean, scores: Float32Array): void
   /** What routers add to their probabilities before they choose: [MoE layer][experts]. */
   routerBiases(biases: Float32Array): void
   /** Ends the step and fills the outcome; returns `done`, or why there is none. */

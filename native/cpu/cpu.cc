@@ -79,6 +79,10 @@ void size_step(const Cpu& cpu, StepState& step, int32_t tokens) {
   step.experts.resize(t * s.top_k);
   step.weights.resize(t * s.top_k);
   step.pair_output.resize(pairs * s.hidden);
+  step.pair_known.resize(t * s.top_k);
+  const size_t early = std::min<size_t>(t, limit::ahead_tokens) * s.hidden;
+  step.early_stream.resize(early);
+  step.early_normed.resize(early);
   step.pair_input.resize(pairs * s.hidden);
   step.pair_gate.resize(pairs * expert_width);
   step.pair_up.resize(pairs * expert_width);
@@ -135,10 +139,15 @@ Status share_layer(void* self, int32_t step, int32_t layer) {
   Cpu& cpu = *static_cast<Cpu*>(self);
   return share(cpu, cpu.steps[step], layer);
 }
-Status look_ahead_layer(void* self, int32_t step, int32_t layer, int32_t later_layer,
+Status attend_ahead_layer(void* self, int32_t step, int32_t layer) {
+  Cpu& cpu = *static_cast<Cpu*>(self);
+  return attend_ahead(cpu, cpu.steps[step], layer);
+}
+
+Status look_ahead_layer(void* self, int32_t step, int32_t layer, int32_t later_layer, bool attended,
                         uint16_t* experts, float* scores) {
   Cpu& cpu = *static_cast<Cpu*>(self);
-  return look_ahead(cpu, cpu.steps[step], layer, later_layer, experts, scores);
+  return look_ahead(cpu, cpu.steps[step], layer, later_layer, attended, experts, scores);
 }
 Status mix_layer(void* self, int32_t step, int32_t layer, const ReadyExpert* experts,
                  int32_t count) {
@@ -226,13 +235,13 @@ void Cpu::dense_mlp(StepState& step, const Mlp& mlp, float* out) {
 namespace ring {
 
 const Backend* cpu_backend() {
-  static const Backend table = {kBackendVersion,   "cpu",
-                                cpu::open_backend, cpu::begin,
-                                cpu::attend_layer, cpu::route_layer,
-                                cpu::share_layer,  cpu::look_ahead_layer,
-                                cpu::mix_layer,    cpu::settle_layer,
-                                cpu::sample_step,  cpu::describe,
-                                cpu::close_backend};
+  static const Backend table = {kBackendVersion,       "cpu",
+                                cpu::open_backend,     cpu::begin,
+                                cpu::attend_layer,     cpu::route_layer,
+                                cpu::share_layer,      cpu::attend_ahead_layer,
+                                cpu::look_ahead_layer, cpu::mix_layer,
+                                cpu::settle_layer,     cpu::sample_step,
+                                cpu::describe,         cpu::close_backend};
   return &table;
 }
 

@@ -64,11 +64,15 @@ struct StepState {
   // Outputs of routed experts, by pair = token * top_k + rank; in steps above
   // limit::unordered_tokens they are added to `routed` at once and the rows are used again.
   std::vector<float> pair_output;         // [pairs][hidden]
+  std::vector<uint8_t> pair_known;        // [pairs] whether the layer's output is there
   std::vector<float> pair_gate, pair_up;  // [pairs in flight][expert width]
   std::vector<float> pair_input;          // [pairs in flight][hidden], gathered
   std::vector<float> routed;              // [tokens][hidden]
   std::vector<int32_t> pair_of_row;       // rows in flight -> pair
-  std::atomic<int32_t> bad_layer{-1};     // first layer whose values were not finite
+  // [tokens][hidden] of at most limit::ahead_tokens: the stream as it is known before its layer is
+  // done, behind the next layer's attention.
+  std::vector<float> early_stream, early_normed;
+  std::atomic<int32_t> bad_layer{-1};  // first layer whose values were not finite
 };
 
 struct Cpu {
@@ -117,8 +121,11 @@ Status attend(Cpu& cpu, StepState& step, int32_t layer);
 Status route(Cpu& cpu, StepState& step, int32_t layer, uint16_t* experts, float* weights,
              float* scores);
 Status share(Cpu& cpu, StepState& step, int32_t layer);
-Status look_ahead(Cpu& cpu, StepState& step, int32_t layer, int32_t later_layer, uint16_t* experts,
-                  float* scores);
+// What a router would choose by logits [tokens][experts], which become probabilities.
+void choose_early(Cpu& cpu, const Vector& bias, int tokens, uint16_t* experts, float* scores);
+Status attend_ahead(Cpu& cpu, StepState& step, int32_t layer);
+Status look_ahead(Cpu& cpu, StepState& step, int32_t layer, int32_t later_layer, bool attended,
+                  uint16_t* experts, float* scores);
 Status mix(Cpu& cpu, StepState& step, int32_t layer, const ReadyExpert* experts, int32_t count);
 Status settle(Cpu& cpu, StepState& step, int32_t layer);
 Status sample(Cpu& cpu, StepState& step, const Sampling* sampling, const HeadOutput& output);

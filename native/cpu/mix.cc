@@ -125,6 +125,7 @@ Status mix(Cpu& cpu, StepState& step, int32_t, const ReadyExpert* experts, int32
                &step.pair_input[static_cast<size_t>(row) * s.hidden],
                static_cast<size_t>(s.hidden) * 4);
       });
+      for (int row = 0; row < rows; ++row) step.pair_known[step.pair_of_row[row]] = 1;
     } else {
       for (const Run& run : runs) {
         cpu.pool.run(run.rows, [&](int row, int) {

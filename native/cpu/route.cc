@@ -105,36 +105,20 @@ Status route(Cpu& cpu, StepState& step, int32_t layer, uint16_t* experts, float*
   std::copy_n(step.experts.begin(), pairs, experts);
   std::copy_n(step.weights.begin(), pairs, weights);
   std::fill_n(step.routed.begin(), static_cast<size_t>(step.tokens) * s.hidden, 0.0f);
+  std::fill_n(step.pair_known.begin(), pairs, uint8_t{0});
   return {};
 }
 
-// The router sees the stream as it will be but for the routed experts of `layer` and what follows;
-// the shared expert is known already, and it is a part of every later stream.
-Status look_ahead(Cpu& cpu, StepState& step, int32_t layer, int32_t later_layer, uint16_t* experts,
-                  float* scores) {
+void choose_early(Cpu& cpu, const Vector& bias, int tokens, uint16_t* experts, float* scores) {
   const Shape& s = cpu.shape;
-  const LayerWeights& w = cpu.model.layers[later_layer];
-  const bool has_shared = cpu.model.layers[layer].mlp.gate.present();
-  // step.delta is free between attention and the next layer.
-  cpu.pool.run(step.tokens, [&](int token, int) {
-    const size_t at = static_cast<size_t>(token) * s.hidden;
-    float* stream = &step.delta[at];
-    std::copy_n(&step.residual[at], s.hidden, stream);
-    if (has_shared) {
-      for (int i = 0; i < s.hidden; ++i) stream[i] += step.shared[at + i];
-    }
-    cpu.kernels.rms_norm(stream, w.post_norm.data(), stream, s.hidden, s.epsilon);
-  });
-  cpu.linear_f32(w.router, step.delta.data(), step.tokens, scores);
   Choice choice;
   std::vector<float> weights(s.top_k);
-  for (int token = 0; token < step.tokens; ++token) {
+  for (int token = 0; token < tokens; ++token) {
     float* of_token = scores + static_cast<size_t>(token) * s.experts;
-    choose(s, of_token, w.router_bias, choice, experts + static_cast<size_t>(token) * s.top_k,
+    choose(s, of_token, bias, choice, experts + static_cast<size_t>(token) * s.top_k,
            weights.data());
     std::copy(choice.scores.begin(), choice.scores.end(), of_token);
   }
-  return {};
 }
 
 }  // namespace ring::cpu

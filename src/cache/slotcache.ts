@@ -105,6 +105,18 @@ export class SlotCache implements Cache {
     return this.#isHeld(expert)
   }
 
+  /** Whether the expert lies in a slot, whole. */
+  isReady(expert: Expert): boolean {
+    return this.#table.stateOf(expert) === SlotState.ready
+  }
+
+  /** How many of a layer's experts do not lie in slots, whole. */
+  missing(moeLayer: number, wanted: Int32Array): number {
+    let count = 0
+    for (const index of wanted) if (!this.isReady(this.#expert(moeLayer, index))) count += 1
+    return count
+  }
+
   /** Slots that hold nothing, and slots that may not be used yet. */
   get freeSlots(): number {
     return this.#table.free

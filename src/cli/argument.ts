@@ -91,11 +91,15 @@ export function paced(text: string): Paced {
   throw new InvalidArgumentError('Expected a rate and a latency, as 2GB/s,200us.')
 }
 
-/** Distances, as 1,2,4. */
-export function ahead(text: string): readonly number[] {
-  const distances = text.split(',').map((word) => (/^\d{1,4}$/.test(word) ? Number(word) : 0))
-  if (distances.length <= 16 && distances.every((one) => one >= 1)) return distances
-  throw new InvalidArgumentError('Expected up to 16 distances in layers, as 1,2,4.')
+/** Distances, as 1,2,4, or attended:1,2,4 behind the next layer's attention. */
+export function ahead(text: string): { readonly ahead: number[]; readonly attends: boolean } {
+  const [, attended, list = ''] = /^(attended:)?(.*)$/.exec(text) ?? []
+  const distances = list.split(',').map((word) => (/^\d{1,4}$/.test(word) ? Number(word) : 0))
+  if (distances.length <= 16 && distances.every((one) => one >= 1))
+    return { ahead: distances, attends: attended !== undefined }
+  throw new InvalidArgumentError(
+    'Expected up to 16 distances in layers, as 1,2,4 or attended:1,2,4.',
+  )
 }
 
 /** One folder more. */

@@ -40,8 +40,8 @@ export interface SharedFlags {
   readonly mirror?: readonly string[]
   readonly paced?: Paced
   readonly trace?: string
-  /** Distances to look ahead; true: none. */
-  readonly traceScores?: readonly number[] | true
+  /** Distances to look ahead, and how; true: none. */
+  readonly traceScores?: ReturnType<typeof ahead> | true
   readonly json?: boolean
   readonly quiet?: boolean
 }
@@ -370,7 +370,7 @@ export function wishesOf(flags: SharedFlags, sampleable?: number): EngineWishes 
 
 function scoresOf({ trace, traceScores }: SharedFlags): EngineWishes['scores'] {
   if (trace === undefined || traceScores === undefined) return undefined
-  return { ahead: traceScores === true ? [] : traceScores }
+  return traceScores === true ? { ahead: [], attends: false } : traceScores
 }
 
 const rungs = ['automatic', 'uring_registered', 'uring', 'threads', 'buffered'] as const

@@ -23,19 +23,21 @@ export class LookAhead {
   /** [Counter.count] */
   readonly #counters: Float64Array
   readonly #before: Float64Array
+  /** [MoE layer] experts that were wanted */
+  readonly #requests: Float64Array
   /** [PrefetchFigure.count] */
   readonly #figures: Float64Array
   readonly #forecast: Forecast | null
   #unusedBefore = 0
+  #computedBefore = 0
   #beganMs = 0
   #isOn = false
-  #layer = -1
 
   constructor(
     device: Device,
     cache: SlotCache,
     prefetch: Prefetch,
-    { device: counters, prefetch: figures }: EngineCounters,
+    { device: counters, prefetch: figures, layers }: EngineCounters,
     /** Whose figures are told; null: another's foresight is tried out. */
     forecast: Forecast | null,
   ) {
@@ -45,6 +47,7 @@ export class LookAhead {
     this.#cache = cache
     this.#counters = counters
     this.#figures = figures
+    this.#requests = layers.requests
     this.#before = new Float64Array(Counter.count)
   }
 
@@ -53,7 +56,7 @@ export class LookAhead {
     this.#beganMs = performance.now()
     this.#before.set(this.#counters)
     this.#unusedBefore = this.#cache.unusedGuesses
-    this.#layer = -1
+    this.#computedBefore = this.#computed()
     this.#isOn = this.prefetch.begin(batch.tokens.subarray(0, tokens))
     batch.looksAhead = this.#isOn
   }
@@ -68,14 +71,34 @@ export class LookAhead {
     this.#device.stage(orders)
   }
 
-  /** At a stop in a MoE layer, whose own loads are ordered; `wanted` stay where they are. */
-  at(step: number, moeLayer: number, wanted: Int32Array): void {
-    if (!this.#isOn || moeLayer === this.#layer) return
-    this.#layer = moeLayer
-    this.#device.foresee(step, this.prefetch.scores)
+  /**
+   * A layer's loads are ordered. Where they land before the others are computed the drive would rest, so
+   * it is given more at once; else the device comes back when it can only wait.
+   */
+  ordered(step: number, moeLayer: number, wanted: Int32Array): void {
+    if (!this.#isOn) return
+    const loads = this.#cache.missing(moeLayer, wanted)
+    const bytes = loads * this.prefetch.expertBytes
+    if (this.prefetch.pace.isReadFirst(bytes, wanted.length - loads))
+      this.#look(step, moeLayer, wanted, false)
+  }
+
+  /**
+   * At a stop where the device waits for so many experts, or for none. While it waits it may as well run
+   * the next layer's attention early. `wanted` stay where they are.
+   */
+  at(step: number, moeLayer: number, wanted: Int32Array, awaited: number): void {
+    // The one that is being read now may be half read.
+    const bytes = (awaited - 0.5) * this.prefetch.expertBytes
+    this.#look(step, moeLayer, wanted, awaited > 0 && this.prefetch.pace.isAttendedFirst(bytes))
+  }
+
+  #look(step: number, moeLayer: number, wanted: Int32Array, attends: boolean): void {
+    if (!this.#isOn) return
+    this.#device.foresee(step, attends, this.prefetch.scores)
     const begin = performance.now()
     this.#cache.keep(moeLayer, wanted)
-    const orders = this.prefetch.ahead(moeLayer)
+    const orders = this.prefetch.ahead(moeLayer, attends)
     countPolicy(this.#counters, begin)
     this.#device.stage(orders)
   }
@@ -91,11 +114,19 @@ export class LookAhead {
         demandSeconds: since(Counter.stall_nvme_s) + since(Counter.overlapped_s),
         driveBusySeconds: since(Counter.drive_busy_s),
         bytesRead: since(Counter.bytes_landed),
+        attendSeconds: since(Counter.attend_s) / this.#requests.length,
+        expertSeconds: since(Counter.mix_s) / Math.max(1, this.#computed() - this.#computedBefore),
       },
       Math.max(0, since(Counter.bytes_ahead) - wastedBytes),
       wastedBytes,
     )
     this.#tell()
+  }
+
+  #computed(): number {
+    let count = 0
+    for (const requests of this.#requests) count += requests
+    return count
   }
 
   #tell(): void {

@@ -48,7 +48,7 @@ export interface LayoutWishes {
   readonly math?: MathName | undefined
   readonly reads?: ReadWishes | undefined
   /** Keep router probabilities of every token, and look-ahead ones at these distances. */
-  readonly scores?: { readonly ahead: readonly number[] } | undefined
+  readonly scores?: { readonly ahead: readonly number[]; readonly attends: boolean } | undefined
 }
 
 /** What was decided, in the units people know. */
@@ -174,6 +174,7 @@ export function layoutOf(parts: LayoutParts): Layout {
     io: readerOf(wishes.reads ?? {}),
     checksums: tables.checksums,
     keepsScores: wishes.scores !== undefined,
+    keepsAttended: wishes.scores?.attends ?? false,
     ahead: Int32Array.from(parts.ahead ?? []),
     scores: parts.scores ?? new Float32Array(0),
     ropeInverse: rope.inverse,

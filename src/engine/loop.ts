@@ -73,7 +73,8 @@ export class Loop {
     this.#schedule = new Schedule(new KvBlocks(plan.kvBlocks), plan.sequences, plan.stepTokens)
     this.#moeLayers = config.layers - config.firstMoeLayer
     this.#topK = config.topK
-    const kinds = model.ahead === null ? 0 : 1 + model.ahead.length
+    const { kept } = model
+    const kinds = kept === null ? 0 : 1 + kept.ahead.length * (kept.attends ? 2 : 1)
     this.#scoresPerToken = this.#moeLayers * kinds * config.experts
     this.#seen = new Uint8Array(config.experts)
   }

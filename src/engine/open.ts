@@ -53,8 +53,8 @@ export interface OpenModel {
   readonly plan: MemoryPlan
   readonly experts: ExpertPlan
   readonly stage: Stage
-  /** Distances of the look-ahead scores that are kept; null: no scores. */
-  readonly ahead: readonly number[] | null
+  /** Which router scores are kept; null: none. */
+  readonly kept: NonNullable<LayoutWishes['scores']> | null
   /** Fills free slots while nobody asks for anything; null: nothing is known to fill them with. */
   readonly warmth: Warmth | null
   /** What a thread that learns to foresee needs; null: nothing is foreseen. */
@@ -163,7 +163,7 @@ export function openModel(
       cache instanceof SlotCache && known !== null
         ? new Warmth(device, cache, known.hottest(), events)
         : null,
-    ahead: recorded,
+    kept: wishes.scores ?? null,
     forecast: forecast?.memory ?? null,
     note: notes.length > 0 ? notes.join('; ') : null,
     close: () => device.close(),

@@ -25,6 +25,8 @@ export interface TraceShape {
   readonly topK: number
   /** Distances of the look-ahead scores; null: no scores at all. */
   readonly ahead: readonly number[] | null
+  /** So many of the last are the ones before them again, behind the next layer's attention. */
+  readonly attended: number
 }
 
 interface Recorded {
@@ -91,7 +93,7 @@ export class TraceRecorder {
   /** Writes the trace, unless nothing was recorded. */
   close(): void {
     for (const sequence of [...this.#running.keys()]) this.end(sequence)
-    const { model, layers, experts, topK, ahead } = this.shape
+    const { model, layers, experts, topK, ahead, attended } = this.shape
     const header = {
       version: 1,
       model,
@@ -101,6 +103,7 @@ export class TraceRecorder {
       id_bytes: this.#idBytes,
       scores: ahead === null ? 'none' : 'f16',
       ahead: ahead ?? [],
+      ...(attended > 0 ? { attended } : {}),
       sequences: this.#ended,
     }
     this.#write(() => {

@@ -115,6 +115,7 @@ export class ReplayDevice implements Device {
       if (step.wanted.length > 0) {
         stop[StopField.layer] = shape.firstMoeLayer + step.moeLayer
         stop[StopField.wanted] = step.wanted.length
+        stop[StopField.awaited] = 0
         stop.set(step.wanted, StopField.experts)
         return Reason.missing
       }
@@ -167,7 +168,7 @@ export class ReplayDevice implements Device {
   }
 
   /** A trace is replayed without its scores: nothing is known of later layers. */
-  foresee(id: number, scores: Float32Array): void {
+  foresee(id: number, _attends: boolean, scores: Float32Array): void {
     this.#open()
     this.#step(id)
     scores.fill(0)

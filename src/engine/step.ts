@@ -55,14 +55,14 @@ export function step(stage: Stage, batch: Batch, outcome: Outcome): Reason {
     const wanted = wantedOf(stop)
     if (reason === Reason.missing) {
       const places = load(stage, moeLayer, wanted, tokens)
-      // Behind what this layer waits for, and beside what it computes.
-      ahead?.at(id, moeLayer, wanted)
+      ahead?.ordered(id, moeLayer, wanted)
       // At the start no slot may have been touched yet.
       if (places.every((place) => place === nowhere)) learn(stage, waitMs)
       else device.mix(id, places)
     } else {
       learn(stage, 0)
-      ahead?.at(id, moeLayer, wanted)
+      // Behind what this layer waits for.
+      ahead?.at(id, moeLayer, wanted, stop[StopField.awaited] ?? 0)
     }
   }
   if (reason !== Reason.lost) learn(stage, 0)

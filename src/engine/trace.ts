@@ -19,7 +19,9 @@ const headerShape = z.object({
   top_k: count.max(1024),
   id_bytes: z.union([z.literal(1), z.literal(2)]),
   scores: z.enum(['none', 'f16']),
-  ahead: z.array(z.number().int().positive().max(1024)).max(16),
+  ahead: z.array(z.number().int().positive().max(1024)).max(32),
+  /** So many of the last distances are the ones before them again, behind the next layer's attention. */
+  attended: z.number().int().nonnegative().optional(),
   sequences: z
     .array(
       z.object({

@@ -50,7 +50,7 @@ function factsOf(model: OpenModel): EngineFacts {
   }
 }
 
-function record({ checkpoint, ahead }: OpenModel): TraceRecorder | null {
+function record({ checkpoint, kept }: OpenModel): TraceRecorder | null {
   if (tracePath === undefined) return null
   const { config, folder: from } = checkpoint
   const moeLayers = config.layers - config.firstMoeLayer
@@ -59,7 +59,8 @@ function record({ checkpoint, ahead }: OpenModel): TraceRecorder | null {
     layers: Array.from({ length: moeLayers }, (_, index) => config.firstMoeLayer + index),
     experts: config.experts,
     topK: config.topK,
-    ahead,
+    ahead: kept === null ? null : kept.attends ? [...kept.ahead, ...kept.ahead] : kept.ahead,
+    attended: kept?.attends ? kept.ahead.length : 0,
   })
 }
 

@@ -31,10 +31,16 @@ export interface Foresight {
   begin(ids: Int32Array): void
   /**
    * Probability [experts] that the target layer will want each expert in this step, from early scores
-   * [tokens][experts] (sigmoid, before bias) that were made `distances[at]` layers before it. Valid
-   * until the next call.
+   * [tokens][experts] (sigmoid, before bias) that were made `distances[at]` layers before it,
+   * `isAttended`: behind the attention of the next layer. Valid until the next call.
    */
-  early(targetMoeLayer: number, at: number, scores: Float32Array, tokens: number): Float32Array
+  early(
+    targetMoeLayer: number,
+    at: number,
+    scores: Float32Array,
+    tokens: number,
+    isAttended: boolean,
+  ): Float32Array
   /** The same where no early score reaches: priors only. */
   prior(targetMoeLayer: number): Float32Array
   /** What a layer routed to: records of UseField, rising, `count` of them, in a step of so many tokens. A lesson. */
@@ -66,10 +72,10 @@ const restPace = 0.01
 const firstRest = 0.002
 
 export class Forecast implements Foresight {
-  /** Of the estimates that became lessons, by kind: distances in their order, then priors. */
+  /** Of the estimates that became lessons: by distances in their order, then by priors. */
   readonly recall: Recall
   readonly #shape: ForecastShape
-  /** Kind of estimates by priors alone; smaller ones are distances. */
+  /** Kind of estimates by priors alone; before it come distances, then distances attended. */
   readonly #priors: number
   readonly #evidence: Evidence
   readonly #lessons = new Lessons()
@@ -98,7 +104,7 @@ export class Forecast implements Foresight {
   constructor(shape: ForecastShape, { bias = null, tokensPerFit = 0 }: ForecastWishes = {}) {
     const { moeLayers, experts, topK, distances } = shape
     this.#shape = shape
-    this.#priors = distances.length
+    this.#priors = 2 * distances.length
     const candidates = Math.min(experts, candidatesPerChosen * topK)
     this.#evidence = new Evidence(shape, bias, candidates)
     this.#weights = firstWeights(distances, topK / experts)
@@ -106,12 +112,12 @@ export class Forecast implements Foresight {
     this.#published.publish(this.#weights)
     this.#version = this.#published.version
     this.#tokensPerFit = tokensPerFit
-    const kinds = distances.length + 1
+    const kinds = this.#priors + 1
     this.#waiting = Array.from(
       { length: kinds * moeLayers },
       (_, at) => new Waiting(at < this.#priors * moeLayers ? candidates : experts),
     )
-    this.recall = new Recall(kinds, topK)
+    this.recall = new Recall(distances.length + 1, topK)
     this.#estimates = new Int32Array(kinds)
     this.#estimatesBefore = new Int32Array(kinds)
     this.#rest = new Float64Array(kinds).fill(firstRest)
@@ -135,10 +141,15 @@ export class Forecast implements Foresight {
 
   /**
    * Expected calibration error (0 to 1) of the candidates' probabilities at `distances[at]`, or after the
-   * last of them that of priors; NaN until enough lessons have been learned.
+   * last of them that of priors; the larger one where there are both kinds; NaN until enough lessons
+   * have been learned.
    */
   calibration(at: number): number {
-    return this.#weights[calibrationAt(at)] ?? Number.NaN
+    const { length } = this.#shape.distances
+    const own = this.#weights[calibrationAt(at < length ? at : this.#priors)] ?? Number.NaN
+    const attended = at < length ? this.#weights[calibrationAt(length + at)] : Number.NaN
+    if (attended === undefined || Number.isNaN(attended)) return own
+    return Number.isNaN(own) ? attended : Math.max(own, attended)
   }
 
   /** What can be kept for another run. */
@@ -164,11 +175,18 @@ export class Forecast implements Foresight {
     if (this.#tokensPerFit > 0 && this.#tokensSinceFit >= this.#tokensPerFit) this.#learnNow()
   }
 
-  early(moeLayer: number, at: number, scores: Float32Array, tokens: number): Float32Array {
+  early(
+    moeLayer: number,
+    at: number,
+    scores: Float32Array,
+    tokens: number,
+    isAttended: boolean,
+  ): Float32Array {
+    const kind = isAttended ? this.#shape.distances.length + at : at
     this.#none.fill(1)
     for (let token = 0; token < tokens; token += 1) {
       const count = this.#evidence.aim(moeLayer, at, scores, token)
-      this.#estimate(at, moeLayer, count, tokens)
+      this.#estimate(kind, moeLayer, count, tokens)
     }
     if (tokens > 1) return this.#anyOf()
     this.#evidence.remember(moeLayer, at, this.#one)
@@ -240,6 +258,8 @@ export class Forecast implements Foresight {
 
   #learn(kind: number, moeLayer: number, waiting: Waiting, used: number): void {
     const band = bandOf(moeLayer, this.#shape.moeLayers)
+    const { length } = this.#shape.distances
+    const row = kind === this.#priors ? length : kind % length
     let wanted = 0
     for (let rank = 0; rank < waiting.count; rank += 1) {
       const isWanted = this.#isUsed[waiting.candidates[rank] ?? 0] === 1
@@ -247,9 +267,9 @@ export class Forecast implements Foresight {
       this.#lessons.add(waiting.signs, rank * Sign.count, isWanted, kind, band, told)
       if (!isWanted) continue
       wanted += 1
-      this.recall.found(kind, likelierThan(told, waiting))
+      this.recall.found(row, likelierThan(told, waiting))
     }
-    this.recall.used(kind, used)
+    this.recall.used(row, used)
     const others = this.#shape.experts - waiting.count
     if (others === 0) return
     const rest = this.#rest[kind] ?? 0

@@ -9,6 +9,9 @@ export interface StepTimes {
   readonly demandSeconds: number
   readonly driveBusySeconds: number
   readonly bytesRead: number
+  /** Of one layer's attention, and of one expert. */
+  readonly attendSeconds: number
+  readonly expertSeconds: number
 }
 
 /** What is kept of an average when a step passes. */
@@ -19,17 +22,34 @@ export class Pace {
   #busySeconds = 0
   #bytes = 0
   #idleSeconds = 0
+  #attendSeconds = 0
+  #expertSeconds = 0
   #steps = 0
 
   constructor(moeLayers: number) {
     this.#moeLayers = moeLayers
   }
 
-  took({ seconds, demandSeconds, driveBusySeconds, bytesRead }: StepTimes): void {
+  took(times: StepTimes): void {
+    const { seconds, demandSeconds, driveBusySeconds, bytesRead } = times
     this.#busySeconds = kept * this.#busySeconds + driveBusySeconds
     this.#bytes = kept * this.#bytes + bytesRead
     this.#idleSeconds = kept * this.#idleSeconds + Math.max(0, seconds - demandSeconds)
+    this.#attendSeconds = kept * this.#attendSeconds + times.attendSeconds
+    this.#expertSeconds = kept * this.#expertSeconds + times.expertSeconds
     this.#steps = kept * this.#steps + 1
+  }
+
+  /** Whether so many bytes are read before so many experts are computed. */
+  isReadFirst(bytes: number, experts: number): boolean {
+    if (this.#steps === 0 || this.bytesPerSecond === 0) return false
+    return bytes / this.bytesPerSecond < (experts * this.#expertSeconds) / this.#steps
+  }
+
+  /** Whether the attention of a layer is computed before so many bytes are read. */
+  isAttendedFirst(bytes: number): boolean {
+    if (this.#steps === 0 || this.bytesPerSecond === 0) return false
+    return bytes / this.bytesPerSecond > this.#attendSeconds / this.#steps
   }
 
   /** Of the drive while it reads; 0 as long as nothing was read. */

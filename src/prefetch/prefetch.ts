@@ -101,8 +101,8 @@ export class Prefetch {
     return this.#orders()
   }
 
-  /** Orders at a stop in a layer, whose state gave `scores`. */
-  ahead(moeLayer: number): Int32Array {
+  /** Orders at a stop in a layer, whose state gave `scores`, attended or not. */
+  ahead(moeLayer: number, isAttended: boolean): Int32Array {
     this.#clear()
     const { distances, experts } = this.#shape
     const width = this.#tokens * experts
@@ -111,7 +111,8 @@ export class Prefetch {
       const target = moeLayer + distance
       if (target >= this.#shape.moeLayers) break
       const scores = this.scores.subarray(at * width, (at + 1) * width)
-      this.#consider(target, distance, this.#foresight.early(target, at, scores, this.#tokens))
+      const probabilities = this.#foresight.early(target, at, scores, this.#tokens, isAttended)
+      this.#consider(target, distance, probabilities)
     }
     return this.#orders()
   }

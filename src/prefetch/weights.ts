@@ -1,8 +1,9 @@
-// What has been learned, as one array of numbers: for each kind of estimate (a distance, or priors alone)
+// What has been learned, as one array of numbers: for each kind of estimate (a distance, a distance
+// behind the next layer's attention, or priors alone)
 // the worths of the signs in each band of layers, a correction of the probabilities that come out, and
 // the error that remains. Whoever learns in another thread publishes such an array in shared memory; the
 // forecaster takes it over between steps.
-import { fittedFor, Sign } from './signs.js'
+import { fittedFor, fittedForAttended, fittedForPriors, Sign } from './signs.js'
 
 /** Early layers, middle ones, late ones. */
 export const bands = 3
@@ -36,15 +37,18 @@ export function bandOf(moeLayer: number, moeLayers: number): number {
 }
 
 /**
- * What is known before anything is learned. Kinds: one for each distance, then priors. `chance`: the share
- * of a layer's experts that a token chooses.
+ * What is known before anything is learned. Kinds: one for each distance, one for each attended, then
+ * priors. `chance`: the share of a layer's experts that a token chooses.
  */
 export function firstWeights(distances: readonly number[], chance: number): Float32Array {
-  const weights = new Float32Array((distances.length + 1) * kindWidth)
-  for (const [kind, distance] of [...distances, 0].entries()) {
-    for (let band = 0; band < bands; band += 1) {
-      weights.set(fittedFor(distance, chance), worthsAt(kind, band))
-    }
+  const kinds = [
+    ...distances.map((distance) => fittedFor(distance)),
+    ...distances.map((distance) => fittedForAttended(distance)),
+    fittedForPriors(chance),
+  ]
+  const weights = new Float32Array(kinds.length * kindWidth)
+  for (const [kind, worths] of kinds.entries()) {
+    for (let band = 0; band < bands; band += 1) weights.set(worths, worthsAt(kind, band))
     weights[calibrationAt(kind)] = Number.NaN
   }
   return weights

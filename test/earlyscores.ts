@@ -133,7 +133,7 @@ export function foreseeAll(
         const target = moeLayer + (distances[at] ?? 0)
         const scores = layers[target]?.early[at]
         if (scores === undefined) continue
-        see(at, foresight.early(target, at, scores, 1), layers[target] ?? layer)
+        see(at, foresight.early(target, at, scores, 1, false), layers[target] ?? layer)
       }
     }
   }

@@ -8,13 +8,13 @@ import { plainRouters, readRouters } from '../src/simulate/foresightrouter.js'
 import { Tally } from '../src/simulate/foresighttally.js'
 import { ScoreReader } from '../src/simulate/scores.js'
 import { readRouting } from '../src/simulate/source.js'
-import { readTokenIds } from '../src/simulate/tracefile.js'
+import { tokenIdsOf } from '../src/simulate/tracefile.js'
 import { edge, fixtures, ringTiny } from './paths.js'
 
 const trace = join(fixtures, 'traces/ring-tiny-ahead.trace')
 const gptoss = join(fixtures, 'traces/public/gptoss.route.csv')
 const routing = readRouting(trace)
-const tokenIds = readTokenIds(trace, trace)
+const tokenIds = tokenIdsOf(routing)
 const rows = foresee(routing, tokenIds, readRouters(ringTiny, routing))
 
 function rowOf(guess: Foreseen['guess'], distance: number | null, of = rows): Foreseen {
@@ -129,7 +129,7 @@ describe('a tally', () => {
 
 describe('the report', () => {
   it('is an object with a row for each guess and distance, and their layers', () => {
-    const { foresight: traces } = JSON.parse(foresight([{ routing, path: trace }], undefined, true))
+    const { foresight: traces } = JSON.parse(foresight([routing], undefined, true))
     const own = rows.map(({ guess, distance }) => [guess, distance])
     const told = traces[0].rows
     expect(told.map((row: Foreseen) => [row.guess, row.distance])).toEqual(own)
@@ -142,7 +142,7 @@ describe('the report', () => {
   })
 
   it('is a table for a person', () => {
-    const lines = foresight([{ routing, path: trace }], ringTiny, false).split('\n')
+    const lines = foresight([routing], ringTiny, false).split('\n')
     expect(lines[0]).toBe(`${trace}: 5 layers x 32 experts, top 4`)
     expect(lines.filter((line) => line.startsWith('  forecast'))).toHaveLength(3)
     expect(lines.find((line) => line.startsWith('  control'))).toMatch(/0( +1\.000){6}$/)
@@ -150,9 +150,7 @@ describe('the report', () => {
 
   it('of a trace without scores has priors, what follows and what was used', () => {
     const published = readRouting(gptoss)
-    const { foresight: traces } = JSON.parse(
-      foresight([{ routing: published, path: gptoss }], undefined, true),
-    )
+    const { foresight: traces } = JSON.parse(foresight([published], undefined, true))
     const told = traces[0].rows
     const guesses = told.map((row: Foreseen) => row.guess)
     expect(guesses).toEqual(['transition', 'prior', 'previous'])
@@ -160,7 +158,7 @@ describe('the report', () => {
   })
 
   it('refuses the routers of another model', () => {
-    const own = [{ routing, path: trace }]
+    const own = [routing]
     expect(() => foresight(own, edge('bf16'), false)).toThrow(/was not recorded from a model like/)
   })
 })

@@ -10,8 +10,8 @@ import { Lessons } from '../src/prefetch/lessons.js'
 import { Reliability } from '../src/prefetch/reliability.js'
 import { Published } from '../src/prefetch/weights.js'
 import { Guesses } from '../src/simulate/foresightguesses.js'
+import { AlwaysWrong, Oracle } from '../src/simulate/foretold.js'
 import { foreseeAll, largeLayers, type MadeLayer, madeTokens, recordsOf } from './earlyscores.js'
-import { AlwaysWrong, Oracle } from './foresights.js'
 import { root } from './paths.js'
 import { randomFrom } from './random.js'
 
@@ -107,14 +107,14 @@ describe('from early scores', () => {
     const none = new Float64Array(256).fill(1)
     for (const one of scores) {
       forecast.begin(Int32Array.of(1))
-      for (const [index, probability] of forecast.early(2, 0, one, 1).entries()) {
+      for (const [index, probability] of forecast.early(2, 0, one, 1, false).entries()) {
         none[index] = (none[index] ?? 0) * (1 - probability)
       }
     }
     const joined = new Float32Array(3 * 256)
     for (const [token, one] of scores.entries()) joined.set(one, 256 * token)
     other.begin(Int32Array.of(1, 1, 1))
-    const any = other.early(2, 0, joined, 3)
+    const any = other.early(2, 0, joined, 3, false)
     for (const [index, probability] of any.entries()) {
       expect(probability).toBeCloseTo(1 - (none[index] ?? 0), 5)
     }
@@ -124,7 +124,7 @@ describe('from early scores', () => {
     const forecast = new Forecast(small)
     forecast.begin(Int32Array.of(1))
     const scores = new Float32Array(16).fill(Number.NaN)
-    for (const probability of forecast.early(1, 0, scores, 1)) {
+    for (const probability of forecast.early(1, 0, scores, 1, false)) {
       expect(probability).toBeGreaterThan(0)
       expect(probability).toBeLessThan(0.5)
     }
@@ -136,7 +136,7 @@ describe('from early scores', () => {
     const scores = Float32Array.from({ length: 16 }, (_, index) => 0.1 + index / 100)
     const [plain, biased] = [new Forecast(small), new Forecast(small, { bias })].map((forecast) => {
       forecast.begin(Int32Array.of(1))
-      return forecast.early(1, 0, scores, 1)[5] ?? 0
+      return forecast.early(1, 0, scores, 1, false)[5] ?? 0
     })
     expect(plain).toBeLessThan(0.2)
     expect(biased).toBeGreaterThan(0.5)
@@ -249,7 +249,7 @@ describe('learning', () => {
     recallOf(forecast, reversed.slice(0, 50))
     expect(forecast.calibration(0)).toBeNaN()
     const scores = reversed[50]?.[1]?.early[0] ?? new Float32Array(256)
-    const now = () => [...forecast.early(1, 0, scores, 1)]
+    const now = () => [...forecast.early(1, 0, scores, 1, false)]
     forecast.begin(Int32Array.of(-1))
     const before = now()
     // What the learning thread does.

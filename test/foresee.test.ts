@@ -33,7 +33,7 @@ function run(model: OpenModel, batch: Batch, kinds: number) {
   for (let reason = device.advance(id, stop); reason < Reason.done; ) {
     const moeLayer = (stop[StopField.layer] ?? 0) - firstMoeLayer
     const scores = new Float32Array((kinds - 1) * tokens * experts)
-    device.foresee(id, scores)
+    device.foresee(id, false, scores)
     stops.push({ reason, moeLayer, scores })
     const count = device.poll(events, 0)
     cache.settle(events.subarray(0, count * 4))
@@ -67,7 +67,7 @@ function best(values: Float32Array, count: number): number[] {
 
 describe('what a router chooses', () => {
   it('is the best of its probabilities and biases, within the groups that it keeps', () => {
-    withModel(ringTiny, slots(0.5, { scores: { ahead: [] } }), (model) => {
+    withModel(ringTiny, slots(0.5, { scores: { ahead: [], attends: false } }), (model) => {
       const biases = new Float32Array(moeLayers * experts)
       model.stage.device.routerBiases(biases)
       expect(biases.some((bias) => bias !== 0)).toBe(true)
@@ -93,7 +93,7 @@ describe('what a router chooses', () => {
   })
 
   it('is seen by whoever reads along, as the mean over the tokens of the step', () => {
-    withModel(ringTiny, slots(0.5, { scores: { ahead: [] } }), (model) => {
+    withModel(ringTiny, slots(0.5, { scores: { ahead: [], attends: false } }), (model) => {
       const heard = new Map<number, Float32Array>()
       const { cache } = model.stage
       const policy = (cache as { policy?: object }).policy ?? {}
@@ -117,48 +117,56 @@ describe('what a router chooses', () => {
 describe('routers that are run early', () => {
   it('name most of what a layer then chooses, and more of it from nearer by', () => {
     const distances = [1, 2, 4]
-    withModel(ringTiny, slots(1, { scores: { ahead: distances }, lockstep: true }), (model) => {
-      const tokens = 16
-      const { stops, outcome } = run(model, batchOf(ids.slice(0, tokens)), 4)
-      // Where no slot has been touched yet a layer stops more than once.
-      const layers = [...new Map(stops.map((stop) => [stop.moeLayer, stop])).values()]
-      expect(layers.map(({ moeLayer }) => moeLayer)).toEqual([0, 1, 2, 3, 4])
-      const found = distances.map((distance, at) => {
-        let hits = 0
-        for (const { moeLayer, scores } of layers) {
-          const later = moeLayer + distance
-          for (let token = 0; token < tokens; token += 1) {
-            const first = (at * tokens + token) * experts
-            const row = scores.subarray(first, first + experts)
-            if (later >= moeLayers) expect(row.every((score) => score === 0)).toBe(true)
-            const chosen = outcome.experts.subarray((later * tokens + token) * topK)
-            const likely = new Set(best(row, topK))
-            for (const expert of chosen.subarray(0, topK)) hits += likely.has(expert) ? 1 : 0
+    withModel(
+      ringTiny,
+      slots(1, { scores: { ahead: distances, attends: false }, lockstep: true }),
+      (model) => {
+        const tokens = 16
+        const { stops, outcome } = run(model, batchOf(ids.slice(0, tokens)), 4)
+        // Where no slot has been touched yet a layer stops more than once.
+        const layers = [...new Map(stops.map((stop) => [stop.moeLayer, stop])).values()]
+        expect(layers.map(({ moeLayer }) => moeLayer)).toEqual([0, 1, 2, 3, 4])
+        const found = distances.map((distance, at) => {
+          let hits = 0
+          for (const { moeLayer, scores } of layers) {
+            const later = moeLayer + distance
+            for (let token = 0; token < tokens; token += 1) {
+              const first = (at * tokens + token) * experts
+              const row = scores.subarray(first, first + experts)
+              if (later >= moeLayers) expect(row.every((score) => score === 0)).toBe(true)
+              const chosen = outcome.experts.subarray((later * tokens + token) * topK)
+              const likely = new Set(best(row, topK))
+              for (const expert of chosen.subarray(0, topK)) hits += likely.has(expert) ? 1 : 0
+            }
           }
-        }
-        return hits / (tokens * topK * (moeLayers - distance))
-      })
-      const [near = 0, far = 0, farthest = 0] = found
-      expect(near).toBeGreaterThan(0.5)
-      expect(near).toBeGreaterThan(far)
-      expect(far).toBeGreaterThan(farthest)
-    })
+          return hits / (tokens * topK * (moeLayers - distance))
+        })
+        const [near = 0, far = 0, farthest = 0] = found
+        expect(near).toBeGreaterThan(0.5)
+        expect(near).toBeGreaterThan(far)
+        expect(far).toBeGreaterThan(farthest)
+      },
+    )
   })
 
   it('are what a trace records', () => {
-    withModel(ringTiny, slots(0.5, { scores: { ahead: [1, 2] }, lockstep: true }), (model) => {
-      const { stops, outcome } = run(model, batchOf(ids.slice(0, 3)), 3)
-      for (const { moeLayer, scores } of stops) {
-        for (let token = 0; token < 3; token += 1) {
-          for (const at of [0, 1]) {
-            const recorded = ((moeLayer * 3 + token) * 3 + 1 + at) * experts
-            expect(outcome.scores.slice(recorded, recorded + experts)).toEqual(
-              scores.slice((at * 3 + token) * experts, (at * 3 + token + 1) * experts),
-            )
+    withModel(
+      ringTiny,
+      slots(0.5, { scores: { ahead: [1, 2], attends: false }, lockstep: true }),
+      (model) => {
+        const { stops, outcome } = run(model, batchOf(ids.slice(0, 3)), 3)
+        for (const { moeLayer, scores } of stops) {
+          for (let token = 0; token < 3; token += 1) {
+            for (const at of [0, 1]) {
+              const recorded = ((moeLayer * 3 + token) * 3 + 1 + at) * experts
+              expect(outcome.scores.slice(recorded, recorded + experts)).toEqual(
+                scores.slice((at * 3 + token) * experts, (at * 3 + token + 1) * experts),
+              )
+            }
           }
         }
-      }
-    })
+      },
+    )
   })
 
   it('are refused outside of a stop, for many tokens, and for too small an array', () => {
@@ -166,13 +174,13 @@ describe('routers that are run early', () => {
       const { device, stop } = model.stage
       const room = new Float32Array(3 * Limit.ahead_tokens * experts)
       const few = device.begin(batchOf(ids.slice(0, 2)))
-      expect(() => device.foresee(few, room)).toThrow(/not at a stop/)
+      expect(() => device.foresee(few, false, room)).toThrow(/not at a stop/)
       expect(device.advance(few, stop)).toBe(Reason.missing)
-      expect(() => device.foresee(few, new Float32Array(5))).toThrow(/must hold 192 values/)
-      device.foresee(few, room)
+      expect(() => device.foresee(few, false, new Float32Array(5))).toThrow(/must hold 192 values/)
+      device.foresee(few, false, room)
       const many = device.begin(batchOf(ids.slice(0, Limit.ahead_tokens + 1), 0, 0))
       expect(device.advance(many, stop)).toBe(Reason.missing)
-      expect(() => device.foresee(many, room)).toThrow(/more than 16 tokens/)
+      expect(() => device.foresee(many, false, room)).toThrow(/more than 16 tokens/)
     })
   })
 })

@@ -12,7 +12,7 @@ import { Guesses } from '../src/simulate/foresightguesses.js'
 import { readRouters } from '../src/simulate/foresightrouter.js'
 import { Tally } from '../src/simulate/foresighttally.js'
 import { readRouting } from '../src/simulate/source.js'
-import { readTokenIds } from '../src/simulate/tracefile.js'
+import { tokenIdsOf } from '../src/simulate/tracefile.js'
 import { command, withFolder } from './command.js'
 import { foreseeAll, largeLayers, madeTokens } from './earlyscores.js'
 import { note, remark, spread } from './figure.js'
@@ -48,7 +48,7 @@ it('ring-tiny: what is foreseen', async () => {
         ...['--trace', trace, '--trace-scores', '1,2,4', '-q'],
       ])
       const routing = readRouting(trace)
-      all.push(foresee(routing, readTokenIds(trace, trace), readRouters(ringTiny, routing)))
+      all.push(foresee(routing, tokenIdsOf(routing), readRouters(ringTiny, routing)))
     }
     tell('ring-tiny, 9 generations', all)
   })

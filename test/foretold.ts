@@ -2,7 +2,7 @@
 // second run of the same steps goes by.
 import { UseField } from '../src/cache/records.js'
 import type { OpenModel } from '../src/engine/open.js'
-import type { Truth } from './foresights.js'
+import type { Truth } from '../src/simulate/foretold.js'
 
 /** From now on; ask it once the run is over. */
 export function listen(model: OpenModel): Truth {

@@ -10,15 +10,22 @@ import { Governor } from '../src/prefetch/governor.js'
 import { Pace } from '../src/prefetch/pace.js'
 import { Prefetch } from '../src/prefetch/prefetch.js'
 import { Price } from '../src/prefetch/price.js'
+import { AlwaysWrong, Oracle } from '../src/simulate/foretold.js'
 import { drive } from './drive.js'
-import { AlwaysWrong, Oracle } from './foresights.js'
 import { listen } from './foretold.js'
 import { tinyGoldens } from './goldens.js'
 import { requestOf } from './models.js'
 import { ringTiny } from './paths.js'
 import { randomFrom } from './random.js'
 
-const second = { seconds: 1, demandSeconds: 0.6, driveBusySeconds: 0.8, bytesRead: 800 }
+const second = {
+  seconds: 1,
+  demandSeconds: 0.6,
+  driveBusySeconds: 0.8,
+  bytesRead: 800,
+  attendSeconds: 0.2,
+  expertSeconds: 0.1,
+}
 
 describe('the pace', () => {
   it('is what the drive delivers while it reads, and the time in which nobody waits for it', () => {
@@ -186,9 +193,9 @@ describe('what is read ahead', () => {
 
   it('is of the layers at the distances that scores reach, near ones first', () => {
     const { prefetch, asked } = prefetchOf({ 1: 0.95, 2: 0.95, 3: 0.95 })
-    prefetch.ahead(0)
-    prefetch.ahead(1)
-    prefetch.ahead(3)
+    prefetch.ahead(0, false)
+    prefetch.ahead(1, false)
+    prefetch.ahead(3, false)
     // One layer's idle time is one read: what is queued leaves room for one more, two layers ahead.
     expect(asked.map(({ guesses }) => guesses)).toEqual([
       [8 + 1, 16 + 2],
@@ -204,13 +211,13 @@ describe('what is read ahead', () => {
 
   it('is nothing that lies in a slot, or that is not likely enough', () => {
     const { prefetch, asked } = prefetchOf({ 1: 0.99, 2: 0.3 }, [8 + 1])
-    prefetch.ahead(0)
+    prefetch.ahead(0, false)
     expect(asked).toEqual([])
   })
 
   it('is called back when it has become unlikely', () => {
     const { prefetch, asked } = prefetchOf({ 1: 0.02 }, [8 + 1])
-    prefetch.ahead(0)
+    prefetch.ahead(0, false)
     expect(asked).toEqual([{ guesses: [], unlikely: [8 + 1] }])
   })
 })

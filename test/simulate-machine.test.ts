@@ -8,6 +8,7 @@ const machine: MachineModel = {
   latencySeconds: 0,
   chunkBytes: 1e6,
   depth: 16,
+  copyBytesPerSecond: Number.POSITIVE_INFINITY,
   expertBytes: 1e7,
   layerSeconds: 8e-3,
   expertShare: 0.5,

@@ -4,7 +4,7 @@ import { type Foreseen, foresee } from '../simulate/foresight.js'
 import { plainRouters, type Routers, readRouters } from '../simulate/foresightrouter.js'
 import { type Found, widths } from '../simulate/foresighttally.js'
 import type { Routing } from '../simulate/routing.js'
-import { readTokenIds } from '../simulate/tracefile.js'
+import { tokenIdsOf } from '../simulate/tracefile.js'
 import { findModel } from './source.js'
 
 /**
@@ -12,25 +12,20 @@ import { findModel } from './source.js'
  * groups count; left out: the bundled one where a trace is of that, else neither.
  */
 export function foresight(
-  traces: readonly { readonly routing: Routing; readonly path: string | null }[],
+  routings: readonly Routing[],
   model: string | undefined,
   isJson: boolean,
 ): string {
-  const found = traces.map(({ routing, path }) => ({
+  const found = routings.map((routing) => ({
     routing,
-    rows: foresee(routing, tokenIdsOf(routing, path), routersOf(routing, model)),
+    rows: foresee(routing, tokenIdsOf(routing), routersOf(routing, model)),
   }))
   if (!isJson) return found.map(({ routing, rows }) => tableOf(routing, rows)).join('\n')
   const report = { foresight: found.map(({ routing, rows }) => reportOf(routing, rows)) }
   return `${JSON.stringify(report)}\n`
 }
 
-function tokenIdsOf({ name, scores, ids, layers, topK }: Routing, path: string | null): Int32Array {
-  if (path !== null && scores?.kind === 'file') return readTokenIds(path, name)
-  return new Int32Array(ids.length / layers.length / topK).fill(-1)
-}
-
-function routersOf(routing: Routing, model: string | undefined): Routers {
+export function routersOf(routing: Routing, model: string | undefined): Routers {
   if (model !== undefined) return readRouters(findModel(model).folder, routing)
   const bundled = findModel(undefined)
   return routing.model === bundled.name ? readRouters(bundled.folder, routing) : plainRouters

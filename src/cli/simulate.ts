@@ -2,6 +2,7 @@
 // traces are read or generated, everything is judged on all cores, and told as a table, an object or
 // a page.
 import type { Contest } from '../simulate/contest.js'
+import { plainRouters } from '../simulate/foresightrouter.js'
 import { generate } from '../simulate/generate.js'
 import type { Judgement } from '../simulate/judge.js'
 import type { Task } from '../simulate/judgeworker.js'
@@ -10,6 +11,7 @@ import { readRouting } from '../simulate/source.js'
 import { sweep } from '../simulate/sweep.js'
 import { usageOf } from '../simulate/usage.js'
 import { Failure, Status } from './failure.js'
+import { foresight, routersOf } from './foresight.js'
 import { Log } from './log.js'
 import { OutFile } from './outfile.js'
 import type { SimulateFlags, SlotWish } from './simulateflags.js'
@@ -26,9 +28,7 @@ export async function simulate(paths: readonly string[], flags: SimulateFlags): 
   const routings = paths.map(readRouting)
   if (seed !== undefined) routings.push(generate(seed))
   if (flags.foresight) {
-    const traces = routings.map((routing, at) => ({ routing, path: paths[at] ?? null }))
-    const { foresight } = await import('./foresight.js')
-    process.stdout.write(foresight(traces, flags.routers, flags.json ?? false))
+    process.stdout.write(foresight(routings, flags.routers, flags.json ?? false))
     return Status.done
   }
   const simulated = await judgeAll(routings, flags)
@@ -57,10 +57,17 @@ async function judgeAll(routings: readonly Routing[], flags: SimulateFlags): Pro
 function tasksOf(routing: Routing, flags: SimulateFlags): Task[] {
   const { scope, phase, policy, machine = null } = flags
   const counts = new Set(flags.slots.map((wish) => slotsOf(routing, wish)))
+  const lookAheads = flags.prefetch ?? [undefined]
+  if (flags.prefetch !== undefined && machine === null) {
+    throw new Failure('--prefetch: nothing is read ahead without --machine', Status.usage)
+  }
   const contests: Contest[] = [...new Set(policy)].flatMap((name) =>
-    [...counts].map((slotsPerLayer) => ({ policy: name, scope, phase, slotsPerLayer })),
+    [...counts].flatMap((slotsPerLayer) =>
+      lookAheads.map((lookAhead) => ({ policy: name, scope, phase, slotsPerLayer, lookAhead })),
+    ),
   )
-  return contests.map((contest) => ({ routing, contest, machine }))
+  const routers = flags.prefetch === undefined ? plainRouters : routersOf(routing, flags.routers)
+  return contests.map((contest) => ({ routing, contest, machine, routers }))
 }
 
 function slotsOf({ name, experts }: Routing, wish: SlotWish): number {

@@ -2,6 +2,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { Phase, Scope } from '../simulate/contest.js'
 import type { MachineModel } from '../simulate/machine.js'
+import { type LookAheadName, lookAheads } from '../simulate/rehearsal.js'
 import { budget, filled, paced, real, seed, whole } from './argument.js'
 
 /** Slots of a layer, or a share (0 to 1) of its experts. */
@@ -13,6 +14,7 @@ export interface SimulateFlags {
   readonly scope: Scope
   readonly phase: Phase
   readonly machine?: MachineModel
+  readonly prefetch?: readonly LookAheadName[]
   readonly foresight?: boolean
   /** The model that traces were recorded from, where it is not the bundled one. */
   readonly routers?: string
@@ -32,7 +34,8 @@ const machineHelp = `
   mix=60%          of that, the routed experts' share, computed while others are read (60%)
   latency=100us    until a chunk begins to arrive (100us)
   chunk=2MB        what is read at once (2MB)
-  depth=16         chunks under way (16)`
+  depth=16         chunks under way (16)
+  copy=25GB/s      a link that what was read has to pass (none)`
 
 export function addSimulateFlags(command: Command): Command {
   command.addHelpText('after', machineHelp)
@@ -60,6 +63,12 @@ export function addSimulateFlags(command: Command): Command {
     .addOption(
       option('--machine <name=value,...>', 'models time too, see below').argParser(machine),
     )
+    .addOption(
+      option(
+        '--prefetch <name,...>',
+        `with --machine: reads ahead, as ${lookAheads.join(', ')}`,
+      ).argParser(lookAheadNames),
+    )
     .addOption(option('--foresight', 'how much of the routing is foreseen, not policies'))
     .addOption(
       option('--routers <model>', 'with --foresight: the model that traces are of').argParser(
@@ -84,9 +93,26 @@ function slotWishes(text: string): SlotWish[] {
   })
 }
 
+function lookAheadNames(text: string): LookAheadName[] {
+  return text.split(',').map((word) => {
+    const found = lookAheads.find((name) => name === word)
+    if (found !== undefined) return found
+    throw new InvalidArgumentError(`Expected ${lookAheads.join(', ')}, separated by commas.`)
+  })
+}
+
 /** More would take longer to model than to read. */
 const chunksMost = 4096
-const machineNames = ['drive', 'expert', 'compute', 'mix', 'latency', 'chunk', 'depth'] as const
+const machineNames = [
+  'drive',
+  'expert',
+  'compute',
+  'mix',
+  'latency',
+  'chunk',
+  'depth',
+  'copy',
+] as const
 
 function machine(text: string): MachineModel {
   const given = new Map<string, string>()
@@ -109,6 +135,7 @@ function machine(text: string): MachineModel {
     latencySeconds: secondsOf(value('latency', '100us')),
     chunkBytes: bytesOf(value('chunk', '2MB')),
     depth: whole(1, 4096)(value('depth', '16')),
+    copyBytesPerSecond: given.has('copy') ? rateOf(value('copy')) : Number.POSITIVE_INFINITY,
     expertBytes: bytesOf(value('expert')),
     layerSeconds: secondsOf(value('compute')),
     expertShare: shareOf(value('mix', '60%')),

@@ -42,7 +42,7 @@ function headText({ routing, usage }: Simulated): string[] {
 }
 
 function block({ results }: Simulated, title: string, cell: Cell): string {
-  const policies = [...new Set(results.map(({ policy }) => policy))]
+  const policies = [...new Set(results.map(nameOf))]
   const slots = [...new Set(results.map((result) => result.slots_per_layer))]
   const header = slots.map((count) => {
     const share = results.find((result) => result.slots_per_layer === count)?.share ?? 0
@@ -51,7 +51,7 @@ function block({ results }: Simulated, title: string, cell: Cell): string {
   const rows = policies.map((policy) => [
     policy,
     ...slots.map((count) => {
-      const found = results.find((one) => one.policy === policy && one.slots_per_layer === count)
+      const found = results.find((one) => nameOf(one) === policy && one.slots_per_layer === count)
       return found === undefined ? '' : cell(found)
     }),
   ])
@@ -64,6 +64,11 @@ function block({ results }: Simulated, title: string, cell: Cell): string {
       `  ${row.map((text, at) => (at === 0 ? text.padEnd(titleWidth) : text.padStart(widths[at] ?? 0))).join('  ')}`.trimEnd(),
     )
     .join('\n')
+}
+
+/** The policy, and who reads ahead. */
+function nameOf({ policy, prefetch }: Result): string {
+  return prefetch === null ? policy : `${policy}, prefetch ${prefetch}`
 }
 
 export function scopeText(result: Result | undefined): string {

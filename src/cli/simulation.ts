@@ -43,7 +43,8 @@ export function simulationReport(simulated: readonly Simulated[]) {
 }
 
 function resultOf({ name, experts }: Routing, judgement: Judgement, against: AgainstLru) {
-  const { policy, scope, phase, slotsPerLayer, requests, hits, figures } = judgement
+  const { policy, scope, phase, slotsPerLayer, requests, hits, figures, lookAhead, ahead } =
+    judgement
   const { layerRequests, layerHits } = judgement
   return {
     trace: name,
@@ -64,6 +65,12 @@ function resultOf({ name, experts }: Routing, judgement: Judgement, against: Aga
     /** Of decode; null without --machine. */
     tokens_s: figures?.tokensPerSecond ?? null,
     share_of_bound: figures?.shareOfBound ?? null,
+    /** Who read ahead, and what became of it; null without --prefetch. */
+    prefetch: lookAhead ?? null,
+    ahead:
+      ahead === null
+        ? null
+        : { issued: ahead.issued, used: ahead.used, wasted_per_useful: ahead.wastedPerUseful },
   }
 }
 

@@ -40,6 +40,11 @@ export function contenderOf(routing: Routing, contest: Contest): Contender | Pro
   return made
 }
 
+/** Whether an engine can have the policy. */
+export function isPolicy(name: string): boolean {
+  return !boundNames.some((bound) => bound === name)
+}
+
 /** Whether the policy decides about all layers together, and so is judged in the engine's own cache only. */
 export function isOfEngine(policy: string): boolean {
   return policy === 'auto'

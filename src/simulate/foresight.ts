@@ -14,7 +14,15 @@ import { ScoreReader } from './scores.js'
 
 /** A way to guess, at a distance in layers; null: it goes by the token before, or by priors. */
 export interface Foreseen {
-  readonly guess: 'control' | 'forecast' | 'gate' | 'transition' | 'prior' | 'previous'
+  readonly guess:
+    | 'control'
+    | 'forecast'
+    | 'gate'
+    | 'attended'
+    | 'attended gate'
+    | 'transition'
+    | 'prior'
+    | 'previous'
   readonly distance: number | null
   readonly tally: Tally
   /** Of its probabilities; null where there are none. */
@@ -31,10 +39,15 @@ export function foresee(routing: Routing, tokenIds: Int32Array, routers: Routers
     routing.scores === null
       ? null
       : new ScoreReader(routing.scores, routing.layers.length, routing.experts)
-  const watch = new Watch(routing, tokenIds, routers, reader)
-  walk(routing, (visit) => watch.visit(visit))
+  const watched = (isAttended: boolean) => {
+    const watch = new Watch(routing, tokenIds, routers, reader, isAttended)
+    walk(routing, (visit) => watch.visit(visit))
+    return watch
+  }
+  const rows = watched(false).foreseen()
+  if (reader?.isAttended) rows.push(...watched(true).foreseenAhead())
   reader?.close()
-  return watch.foreseen()
+  return rows
 }
 
 class Watch {
@@ -55,6 +68,7 @@ class Watch {
   readonly #shortlist: Shortlist
   /** [expert] its share in what the layer adds, of a token */
   readonly #weights: Float32Array
+  readonly #isAttended: boolean
   #token = -1
 
   constructor(
@@ -62,7 +76,10 @@ class Watch {
     tokenIds: Int32Array,
     routers: Routers,
     reader: ScoreReader | null,
+    /** Scores are those behind the next layer's attention. */
+    isAttended: boolean,
   ) {
+    this.#isAttended = isAttended
     const { layers, experts, topK } = routing
     const distances = (reader?.ahead ?? []).filter((distance) => distance < layers.length)
     const shape: ForecastShape = { moeLayers: layers.length, experts, topK, distances, ...routers }
@@ -76,12 +93,16 @@ class Watch {
       guess,
       distance,
       tally: new Tally(layers.length, topK),
-      reliability: guess === 'forecast' || guess === 'prior' ? new Reliability() : null,
+      reliability: isForecast(guess) ? new Reliability() : null,
     })
     const thought = (guess: Foreseen['guess'], distance: number | null = null) =>
       new Thought(row(guess, distance), layers.length, reliedPerChosen * topK)
-    this.#early = distances.map((distance) => thought('forecast', distance))
-    this.#gates = distances.map((distance) => thought('gate', distance))
+    this.#early = distances.map((distance) =>
+      thought(isAttended ? 'attended' : 'forecast', distance),
+    )
+    this.#gates = distances.map((distance) =>
+      thought(isAttended ? 'attended gate' : 'gate', distance),
+    )
     this.#prior = thought('prior')
     this.#control = row('control', 0)
     this.#previous = row('previous')
@@ -90,6 +111,11 @@ class Watch {
     this.#scores = new Float32Array(experts)
     this.#weights = new Float32Array(experts)
     this.#shortlist = new Shortlist(Math.min(experts, 4 * topK))
+  }
+
+  /** By early scores only. */
+  foreseenAhead(): Foreseen[] {
+    return [...this.#early, ...this.#gates].map(({ row }) => row)
   }
 
   foreseen(): Foreseen[] {
@@ -144,8 +170,9 @@ class Watch {
     for (let at = this.#distances.length - 1; at >= 0; at -= 1) {
       const target = moeLayer + (this.#distances[at] ?? 0)
       if (target >= this.#routing.layers.length) continue
-      this.#reader?.readAhead(firstToken, moeLayer, at, this.#scores)
-      const probabilities = this.#forecast.early(target, at, this.#scores, 1)
+      if (this.#isAttended) this.#reader?.readAttended(firstToken, moeLayer, at, this.#scores)
+      else this.#reader?.readAhead(firstToken, moeLayer, at, this.#scores)
+      const probabilities = this.#forecast.early(target, at, this.#scores, 1, this.#isAttended)
       this.#early[at]?.keep(target, firstToken, probabilities)
       this.#gates[at]?.keep(target, firstToken, this.#guesses.gate(this.#scores, target))
     }
@@ -160,6 +187,10 @@ class Watch {
       this.#weights[index] = this.#reader === null ? 1 : (this.#scores[index] ?? 0)
     }
   }
+}
+
+function isForecast(guess: Foreseen['guess']): boolean {
+  return guess === 'forecast' || guess === 'attended' || guess === 'prior'
 }
 
 /** What was thought of each layer at one distance, best candidates first, until the layer is judged. */

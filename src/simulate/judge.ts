@@ -1,12 +1,19 @@
 // One policy, one number of slots, one trace: how much of what the layers wanted lay in slots. Read by
-// read the course of the drive is told too, where a machine is given. A prefetcher comes in between
-// the two: it sees a visit before the pool does and fills slots of it within the time that the course
-// says the drive is idle; nothing else here would have to change.
+// read the course of the drive is told too, where a machine is given; where reading ahead is tried, the
+// engine's own parts are rehearsed instead.
 import type { Problem } from '../cache/profile.js'
-import { type Contender, contenderOf, isOfEngine, ordersAcrossLayers } from './contender.js'
+import {
+  type Contender,
+  contenderOf,
+  isOfEngine,
+  isPolicy,
+  ordersAcrossLayers,
+} from './contender.js'
 import { type Contest, isCounted } from './contest.js'
+import { plainRouters, type Routers } from './foresightrouter.js'
 import { type Figures, type MachineModel, Timeline } from './machine.js'
 import { BarePool, EnginePool, type Pool } from './pool.js'
+import { type AheadFigures, type LookAheadName, Rehearsal } from './rehearsal.js'
 import { decodeTokensOf, type Routing, type Visit, walk } from './routing.js'
 import { ScoreReader } from './scores.js'
 
@@ -18,6 +25,8 @@ export interface Judgement extends Contest {
   readonly layerHits: readonly number[]
   /** Of the decode part; null without a machine. */
   readonly figures: Figures | null
+  /** What became of reads ahead; null where there are none. */
+  readonly ahead: AheadFigures | null
 }
 
 /** Warms with everything that comes before, and counts the chosen phase. */
@@ -25,31 +34,87 @@ export function judge(
   routing: Routing,
   contest: Contest,
   machine: MachineModel | null,
+  routers: Routers = plainRouters,
 ): Judgement | Problem {
   const contender = contenderOf(routing, contest)
   if ('problem' in contender) return contender
+  if (contest.lookAhead !== undefined && machine !== null) {
+    if (!isPolicy(contest.policy)) {
+      return { problem: `${contest.policy} knows what comes, and cannot be tried with look-ahead` }
+    }
+    return rehearse(routing, contest, contender, machine, routers, contest.lookAhead)
+  }
   const pool = poolOf(routing, contest, contender)
   const teller = new ScoreTeller(routing, contender)
   const course = machine === null ? null : new Timeline(machine, routing.topK)
-  const layerRequests = routing.layers.map(() => 0)
-  const layerHits = routing.layers.map(() => 0)
+  const tally = new LayerTally(routing)
   walk(routing, (visit) => {
-    const { moeLayer, count, isPrompt } = visit
+    const { count, isPrompt } = visit
     teller.tell(visit)
     const hits = pool.visit(visit)
     if (!isPrompt) course?.layer(hits, count - hits)
-    if (!isCounted(visit, contest.phase)) return
-    layerRequests[moeLayer] = (layerRequests[moeLayer] ?? 0) + count
-    layerHits[moeLayer] = (layerHits[moeLayer] ?? 0) + hits
+    if (isCounted(visit, contest.phase)) tally.add(visit, hits)
   })
   teller.close()
   return {
     ...contest,
-    requests: sum(layerRequests),
-    hits: sum(layerHits),
-    layerRequests,
-    layerHits,
+    ...tally.counts(),
     figures: course?.figures(decodeTokensOf(routing)) ?? null,
+    ahead: null,
+  }
+}
+
+function rehearse(
+  routing: Routing,
+  contest: Contest,
+  policy: Contender,
+  machine: MachineModel,
+  routers: Routers,
+  lookAhead: LookAheadName,
+): Judgement {
+  const tally = new LayerTally(routing)
+  const rehearsal = new Rehearsal(routing, {
+    policy,
+    slotsPerLayer: contest.slotsPerLayer,
+    machine,
+    lookAhead,
+    routers,
+  })
+  walk(routing, (visit) => {
+    const hits = rehearsal.visit(visit)
+    if (isCounted(visit, contest.phase)) tally.add(visit, hits)
+  })
+  rehearsal.close()
+  return {
+    ...contest,
+    ...tally.counts(),
+    figures: rehearsal.figures(decodeTokensOf(routing)),
+    ahead: rehearsal.ahead(),
+  }
+}
+
+/** Requests and hits by layer. */
+class LayerTally {
+  readonly #requests: number[]
+  readonly #hits: number[]
+
+  constructor({ layers }: Routing) {
+    this.#requests = layers.map(() => 0)
+    this.#hits = layers.map(() => 0)
+  }
+
+  add({ moeLayer, count }: Visit, hits: number): void {
+    this.#requests[moeLayer] = (this.#requests[moeLayer] ?? 0) + count
+    this.#hits[moeLayer] = (this.#hits[moeLayer] ?? 0) + hits
+  }
+
+  counts() {
+    return {
+      requests: sum(this.#requests),
+      hits: sum(this.#hits),
+      layerRequests: this.#requests,
+      layerHits: this.#hits,
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 import type { Problem } from '../cache/profile.js'
 import { ModelError } from '../model/error.js'
 import type { Contest } from './contest.js'
+import type { Routers } from './foresightrouter.js'
 import { type Judgement, judge } from './judge.js'
 import type { MachineModel } from './machine.js'
 import type { Routing } from './routing.js'
@@ -11,11 +12,17 @@ export interface Task {
   readonly routing: Routing
   readonly contest: Contest
   readonly machine: MachineModel | null
+  readonly routers: Routers
 }
 
-export default function judgeOne({ routing, contest, machine }: Task): Judgement | Problem {
+export default function judgeOne({
+  routing,
+  contest,
+  machine,
+  routers,
+}: Task): Judgement | Problem {
   try {
-    return judge(routing, contest, machine)
+    return judge(routing, contest, machine, routers)
   } catch (error) {
     // Only its message outlives the way between threads.
     if (error instanceof ModelError) return { problem: error.message }

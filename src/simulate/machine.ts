@@ -11,6 +11,8 @@ export interface MachineModel {
   readonly chunkBytes: number
   /** Chunks under way. */
   readonly depth: number
+  /** Of a link that what was read has to pass before it is computed with; infinite where there is none. */
+  readonly copyBytesPerSecond: number
   readonly expertBytes: number
   /** A layer with all its experts in slots. */
   readonly layerSeconds: number

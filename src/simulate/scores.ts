@@ -18,6 +18,8 @@ export type ScorePlace =
       readonly idsBytes: number
       /** Distances of the look-ahead scores, which follow them. */
       readonly ahead: readonly number[]
+      /** Whether the same made behind the next layer's attention come after them. */
+      readonly isAttended: boolean
     }
 
 /** [16 bits] the number they stand for */
@@ -49,6 +51,11 @@ export class ScoreReader {
     return this.#place.kind === 'file' ? this.#place.ahead : []
   }
 
+  /** Whether there are those behind the attention of the next layer too. */
+  get isAttended(): boolean {
+    return this.#place.kind === 'file' && this.#place.isAttended
+  }
+
   /** The probability of each expert, into `out` [experts]. */
   read(token: number, moeLayer: number, out: Float32Array): void {
     this.#read(token * this.#layers + moeLayer, 0, out)
@@ -57,6 +64,11 @@ export class ScoreReader {
   /** The same as this layer's state gives it for the layer `ahead[at]` further on; 0 where there is none. */
   readAhead(token: number, moeLayer: number, at: number, out: Float32Array): void {
     this.#read(token * this.#layers + moeLayer, 1 + at, out)
+  }
+
+  /** The same behind the attention of the next layer. */
+  readAttended(token: number, moeLayer: number, at: number, out: Float32Array): void {
+    this.#read(token * this.#layers + moeLayer, 1 + this.ahead.length + at, out)
   }
 
   close(): void {

@@ -23,8 +23,9 @@ export function readTraceFile(path: string, name: string): Routing {
 }
 
 /** [token of all sequences] its id, or -1 where the trace does not tell. Throws as readTraceFile does. */
-export function readTokenIds(path: string, name: string): Int32Array {
-  const file = openSync(path, 'r')
+export function tokenIdsOf({ name, scores, ids, layers, topK }: Routing): Int32Array {
+  if (scores?.kind !== 'file') return new Int32Array(ids.length / layers.length / topK).fill(-1)
+  const file = openSync(scores.path, 'r')
   try {
     const { sequences } = parseTraceHeader(headerLine(file, name).toString('utf8'), name)
     const ids = sequences.flatMap((sequence) =>
@@ -62,9 +63,15 @@ function routingOf(
     )
   }
   const ids = readIds(file, { offset, records, recordBytes, topK, idBytes, experts }, name)
-  const { model, ahead } = header
+  const { model, attended = 0 } = header
+  const plain = header.ahead.length - attended
+  const ahead = header.ahead.slice(0, plain)
+  if (attended > 0 && String(header.ahead.slice(plain)) !== String(ahead)) {
+    throw new ModelError(`${name}: attended distances are not those that stand before them`)
+  }
+  const isAttended = attended > 0
   const scores = hasScores
-    ? ({ kind: 'file', path, offset, recordBytes, idsBytes, ahead } as const)
+    ? ({ kind: 'file', path, offset, recordBytes, idsBytes, ahead, isAttended } as const)
     : null
   return { name, model, layers, experts, topK, sequences, isPromptJoint: true, ids, scores }
 }

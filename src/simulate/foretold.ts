@@ -1,6 +1,6 @@
 // Foresight that knows, and foresight that is always wrong, for tests of what reads by it. Both go by what
 // was recorded of an earlier run of the same steps.
-import type { Foresight } from '../src/prefetch/forecast.js'
+import type { Foresight } from '../prefetch/forecast.js'
 
 /** Indices of the experts that the layer wants in that step, counted from 0 by calls of `begin`. */
 export type Truth = (step: number, moeLayer: number) => readonly number[]

@@ -27,6 +27,11 @@ describe('wrong usage', () => {
     ['no mass to draw from', ['run', '--top-p', '0'], /--top-p.*'0'.*above 0 and at most 1/],
     ['an unknown choice', ['run', '--kv-type', 'f16'], /--kv-type.*'f16'.*bf16, f32/],
     ['two prompts', ['run', '-p', 'x', '-f', 'y'], /--prompt.*cannot be used with.*--file/],
+    [
+      'a budget of thoughts below 0',
+      ['run', '--reasoning-budget', '-1'],
+      /--reasoning-budget.*'-1'/,
+    ],
     ['a system message for raw text', ['run', '--raw', '--system', 'x'], /--raw.*--system/],
     ['an empty prompt', ['run', '-p', ''], /prompt is empty/],
     ['no prompt for a model of one’s own', ['run', ringTiny], /no prompt: expected -p TEXT/],

@@ -28,6 +28,21 @@ describe('run without arguments', () => {
   })
 })
 
+describe('--reasoning-budget', () => {
+  it('ends the thinking after so many tokens, or by itself before', async () => {
+    const words = ['run', '-p', '37+48=?', '--json', '-q', '-n', '40']
+    const free = lastObject(await command(words))
+    const cut = lastObject(await command([...words, '--reasoning-budget', '6']))
+    expect(cut.reasoning).not.toBe('')
+    expect(String(free.reasoning).startsWith(String(cut.reasoning))).toBe(true)
+    const tokens = cut.tokens as number[]
+    expect(tokens.slice(0, 7)).toEqual((free.tokens as number[]).slice(0, 7))
+    expect(tokens.indexOf(1023)).toBe(7)
+    const { tokens: uncut } = lastObject(await command([...words, '--reasoning-budget', '500']))
+    expect(uncut).toEqual(free.tokens)
+  })
+})
+
 describe('the JSON object of run', () => {
   it('is one line, has every promised key, and null for what is not measured', async () => {
     const circumstances = {

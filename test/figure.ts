@@ -37,3 +37,9 @@ export function spread(values: readonly number[], digits = 2): { median: number;
     text: `${of(median)} [${of(sorted[0])} to ${of(sorted.at(-1))}], n=${sorted.length}`,
   }
 }
+
+/** The value that `share` of all are not above. */
+export function percentile(values: readonly number[], share: number): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  return sorted[Math.max(0, Math.ceil(sorted.length * share) - 1)] ?? Number.NaN
+}

@@ -73,6 +73,10 @@ class SpeakingEngine {
     return this.engine.facts
   }
 
+  get lost(): Engine['lost'] {
+    return this.engine.lost
+  }
+
   generate(request: Request): Generation {
     const all = this.answerTo(request)
     let isCancelled = false

@@ -112,6 +112,27 @@ describe('an engine that is lost', () => {
   })
 })
 
+describe('an engine that is lost while nobody asks', () => {
+  it('is opened again all the same', async () => {
+    await withFolder(async (folder) => {
+      const model = copyOfTiny(folder)
+      const server = await startServer({ folder: model, parallel: 1 })
+      try {
+        const shard = 'model-00002-of-00004.safetensors'
+        truncateSync(join(model, shard), 40_000)
+        const url = `${server.url}/v1/chat/completions`
+        expect((await post(url, { ...endless, stream: false })).status).toBe(500)
+        copyFileSync(join(ringTiny, shard), join(model, shard))
+        await until(async () => (await figureOf(server.url, 'ring_engine_restarts_total')) === 1)
+        await until(async () => (await fetch(`${server.url}/health`)).status === 200)
+        expect(server.lines.join('\n')).toMatch(/engine was lost.*model-00002.*open again/s)
+      } finally {
+        await server.close()
+      }
+    })
+  })
+})
+
 describe('SIGTERM', () => {
   it('lets what is in work end, and then the program, with status 0', async () => {
     const server = await startProgram(['--parallel', '2'])

@@ -282,18 +282,6 @@ describe('how much to think', () => {
       )
     }
   })
-
-  it('cannot be bounded by a budget yet, but for one that bounds nothing', async () => {
-    expect(await refusalOf({ reasoning_budget: 100, max_tokens: 200 })).toMatchObject({
-      param: 'reasoning_budget',
-      code: 'unsupported_parameter',
-    })
-    expect(await refusalOf({ reasoning_budget: 0, max_tokens: 8 })).toMatchObject({
-      param: 'reasoning_budget',
-    })
-    await answerTo('Hi', { reasoning_budget: -1 })
-    await answerTo('Hi', { reasoning_budget: 100, max_tokens: 100 })
-  })
 })
 
 /** The tools on the lines of a prompt. */

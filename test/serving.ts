@@ -36,6 +36,7 @@ export async function startServer(circumstances: Circumstances = {}): Promise<Ru
     queue: 8,
     deadlineMs: 20_000,
     keepAliveMs: 10_000,
+    reasoningBudget: null,
     open: () => Engine.open(folder, { sequences: parallel, sampleable: tokenizer.size }),
     log: (line) => lines.push(line),
     ...wishes,

@@ -91,7 +91,13 @@ class Chat {
 
   async #answer(line: string): Promise<void> {
     const prompt = this.conversation.ask(line)
-    const request = requestOf(prompt.tokens, this.flags, seedOf(this.flags), this.engine.facts)
+    const request = requestOf(
+      prompt,
+      this.flags,
+      seedOf(this.flags),
+      this.engine.facts,
+      this.tokenizer,
+    )
     const generation: Generation = this.engine.generate(request)
     const show = (piece: TextPiece) => this.#screen.piece(piece)
     const answer = await this.#interrupts

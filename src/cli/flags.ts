@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import type { EngineWishes } from '../engine/engine.js'
 import { cacheFolder } from '../engine/manifest.js'
+import { usualDrawShare } from '../engine/protocol.js'
 import {
   ahead,
   type Budget,
@@ -64,6 +65,8 @@ export interface DrawFlags {
 export interface TalkFlags {
   readonly system?: string
   readonly think: 'auto' | 'on' | 'off'
+  /** Tokens; left out: no limit. */
+  readonly reasoningBudget?: number
 }
 
 export interface RunFlags extends SharedFlags, DrawFlags, TalkFlags {
@@ -91,6 +94,9 @@ export interface ServeFlags extends SharedFlags {
   readonly timeout: number
   /** Seconds. */
   readonly grace: number
+  /** Of the time, from 0 to 0.95. */
+  readonly streamShare: number
+  readonly reasoningBudget?: number
 }
 
 export interface ChatFlags extends SharedFlags, DrawFlags, TalkFlags {}
@@ -104,24 +110,6 @@ export interface ScoreFlags extends SharedFlags {
 
 export interface VerifyFlags extends SharedFlags {
   readonly record?: boolean
-}
-
-/** Flags of the commands that write a model. */
-export interface NewModelFlags {
-  readonly shardSize: number
-  readonly quiet?: boolean
-}
-
-export interface WidenFlags extends NewModelFlags {
-  readonly hidden: number
-  readonly expert: number
-}
-
-export interface SynthFlags extends NewModelFlags {
-  readonly sparse?: boolean
-  readonly layers?: number
-  readonly seed: number
-  readonly dtype?: 'fp8' | 'bf16'
 }
 
 export function addSharedFlags(command: Command): Command {
@@ -190,7 +178,16 @@ export function addTalkFlags(command: Command): Command {
     option('--think <when>', "thinking; auto: the template's default")
       .choices(['auto', 'on', 'off'])
       .default('auto'),
+    reasoningBudget(),
   ])
+}
+
+function reasoningBudget(): Option {
+  return option(
+    '--reasoning-budget <n>',
+    'tokens that may be thought (default: as many as the model likes)',
+    whole(0, 2 ** 30),
+  )
 }
 
 export function addPromptFlags(command: Command): Command {
@@ -200,6 +197,7 @@ export function addPromptFlags(command: Command): Command {
     option('--raw', 'continue the text as it is: no chat template, no thinking apart').conflicts([
       'system',
       'think',
+      'reasoningBudget',
     ]),
   ])
 }
@@ -255,6 +253,12 @@ export function addServeFlags(command: Command): Command {
     option('--queue <n>', 'sequences that may wait', whole(0, 65536)).default(32),
     option('--timeout <s>', 'seconds for a whole request', whole(1, 86400)).default(3600),
     option('--grace <s>', 'seconds to end what is in work', whole(0, 86400)).default(30),
+    option(
+      '--stream-share <x>',
+      'of the time, what running streams keep while prompts are read',
+      real(0, 0.95),
+    ).default(usualDrawShare),
+    reasoningBudget(),
   ])
 }
 
@@ -288,53 +292,6 @@ export function addVerifyFlags(command: Command): Command {
   return addAll(command, 'Checksums:', [
     option('--record', 'record them anew, whatever was recorded before'),
   ])
-}
-
-export function addWidenFlags(command: Command): Command {
-  return addAll(command, 'Size:', [
-    option('--hidden <k>', 'hidden size times k, a power of two', powerOfTwo).makeOptionMandatory(),
-    option(
-      '--expert <m>',
-      'width of every MLP times m, a power of two',
-      powerOfTwo,
-    ).makeOptionMandatory(),
-    ...newModelOptions(),
-  ])
-}
-
-export function addSynthFlags(command: Command): Command {
-  return addAll(command, 'Size and weights:', [
-    option('--sparse', 'holes for the large matrices: the shape, and no disk'),
-    option('--layers <n>', 'only the first n layers', whole(1, 1024)),
-    option('--dtype <type>', 'how weights are stored (default: as the config says)').choices([
-      'fp8',
-      'bf16',
-    ]),
-    option('--seed <n>', 'of the weights', seed).default(0),
-    ...newModelOptions(),
-  ])
-}
-
-function newModelOptions(): Option[] {
-  return [
-    option('--shard-size <size>', 'most bytes of data in a file: 2GiB, 800MB', size).default(
-      2 * 2 ** 30,
-      '2GiB',
-    ),
-    option('-q, --quiet', 'nothing on stderr but errors'),
-  ]
-}
-
-function size(text: string): number {
-  const bytes = budget(text)
-  if ('bytes' in bytes) return bytes.bytes
-  throw new InvalidArgumentError('Expected a size such as 2GiB or 800MB.')
-}
-
-function powerOfTwo(text: string): number {
-  const value = /^\d{1,4}$/.test(text) ? Number(text) : 0
-  if (value >= 1 && value <= 1024 && Number.isInteger(Math.log2(value))) return value
-  throw new InvalidArgumentError('Expected a power of two from 1 to 1024.')
 }
 
 /** What the engine is asked for. `sampleable`: ids from there on are padding, never drawn. */
@@ -424,7 +381,7 @@ function count() {
 }
 
 /** An option with its environment variable: --ctx-size is RING_CTX_SIZE. */
-function option<Value>(
+export function option<Value>(
   flags: string,
   description: string,
   parse?: (text: string, previous: Value) => Value,
@@ -435,7 +392,7 @@ function option<Value>(
   return parse === undefined ? made : made.argParser(parse)
 }
 
-function addAll(command: Command, heading: string, options: readonly Option[]): Command {
+export function addAll(command: Command, heading: string, options: readonly Option[]): Command {
   command.optionsGroup(heading)
   for (const one of options) command.addOption(one)
   return command

@@ -11,20 +11,17 @@ import {
   addScoreFlags,
   addServeFlags,
   addSharedFlags,
-  addSynthFlags,
   addTalkFlags,
   addVerifyFlags,
-  addWidenFlags,
   type BenchFlags,
   type ChatFlags,
   type RunFlags,
   type ScoreFlags,
   type ServeFlags,
   type SharedFlags,
-  type SynthFlags,
   type VerifyFlags,
-  type WidenFlags,
 } from './flags.js'
+import { addSynthFlags, addWidenFlags, type SynthFlags, type WidenFlags } from './newmodelflags.js'
 import { addPullFlags, type PullFlags } from './pullflags.js'
 import { addSimulateFlags, type SimulateFlags } from './simulateflags.js'
 import { packageVersion } from './source.js'

@@ -10,9 +10,9 @@ import {
   writeCheckpoint,
 } from '../model/writer.js'
 import { Failure, Status, systemReason } from './failure.js'
-import type { NewModelFlags } from './flags.js'
 import { Interrupts, statusOfSignal } from './interrupt.js'
 import { Log } from './log.js'
+import type { NewModelFlags } from './newmodelflags.js'
 import { Progress, sizeText } from './progress.js'
 
 /** Left free beside what is written. */

@@ -4,8 +4,12 @@ import { randomInt } from 'node:crypto'
 import type { EngineFacts } from '../engine/protocol.js'
 import type { Sampling } from '../engine/sampling.js'
 import type { Request } from '../engine/sequence.js'
+import type { ThinkingLimit } from '../engine/thinkinglimit.js'
+import { type ThinkingTags, thinkingTagsOf } from '../model/thinkingtags.js'
+import type { Tokenizer } from '../model/tokenizer.js'
+import type { Prompt } from './conversation.js'
 import { Failure } from './failure.js'
-import type { DrawFlags } from './flags.js'
+import type { DrawFlags, TalkFlags } from './flags.js'
 
 /** The seed of the draws: the given one, a random one, or none where nothing is drawn by chance. */
 export function seedOf(flags: DrawFlags): number | null {
@@ -15,10 +19,11 @@ export function seedOf(flags: DrawFlags): number | null {
 
 /** Throws a Failure when the prompt leaves no room, or names a token that the model lacks, as a bias may. */
 export function requestOf(
-  tokens: Int32Array,
-  flags: DrawFlags,
+  { tokens, thinking }: Prompt,
+  flags: DrawFlags & TalkFlags,
   seed: number | null,
   facts: EngineFacts,
+  tokenizer: Tokenizer,
 ): Request {
   const { contextTokens } = facts.plan
   const { vocabulary, eosIds } = facts.config
@@ -42,7 +47,25 @@ export function requestOf(
     topLogprobs: 0,
     score: false,
     routing: false,
+    thinking: thinking === null ? undefined : limitOf(thinking.startsInside, flags, tokenizer),
   }
+}
+
+function limitOf(
+  startsInside: boolean,
+  { reasoningBudget: budget }: TalkFlags,
+  tokenizer: Tokenizer,
+): ThinkingLimit | undefined {
+  return budget === undefined ? undefined : { budget, tags: neededTags(tokenizer), startsInside }
+}
+
+/** Throws a Failure for a model whose thinking nothing can end. */
+export function neededTags(tokenizer: Tokenizer): ThinkingTags {
+  const tags = thinkingTagsOf(tokenizer)
+  if (tags !== null) return tags
+  throw new Failure(
+    '--reasoning-budget: tokenizer.json has no tokens for <think> and </think>, so nothing can end the thinking early',
+  )
 }
 
 function samplingOf(flags: DrawFlags, seed: number | null, vocabulary: number): Sampling {

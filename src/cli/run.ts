@@ -33,7 +33,7 @@ export async function run(model: string | undefined, flags: RunFlags): Promise<n
     if (isChosen) log.line(`no prompt given (-p TEXT), so the question is: ${text}`)
     const seed = seedOf(flags)
     if (seed !== null && flags.seed === undefined) log.line(`seed ${seed}`)
-    const request = requestOf(prompt.tokens, flags, seed, engine.facts)
+    const request = requestOf(prompt, flags, seed, engine.facts, tokenizer)
     const generation = engine.generate(request)
     const screen = flags.json ? null : new Screen()
     const show = (piece: TextPiece) => screen?.piece(piece)

@@ -11,6 +11,7 @@ import { Failure, Status, systemReason } from './failure.js'
 import { refuseUnavailable, type ServeFlags, wishesOf } from './flags.js'
 import { Interrupts } from './interrupt.js'
 import { logFor } from './log.js'
+import { neededTags } from './request.js'
 import { findModel, packageVersion } from './source.js'
 
 const KEEP_ALIVE_MS = 10_000
@@ -30,7 +31,12 @@ export async function serve(model: string | undefined, flags: ServeFlags): Promi
   }
   const source = findModel(model)
   const tokenizer = await openText(source.folder)
-  const wishes = { ...wishesOf(flags, tokenizer.size), sequences: flags.parallel }
+  if (flags.reasoningBudget !== undefined) neededTags(tokenizer)
+  const wishes = {
+    ...wishesOf(flags, tokenizer.size),
+    sequences: flags.parallel,
+    drawShare: flags.streamShare,
+  }
   const service = newService({
     model: flags.alias ?? source.name,
     folder: source.folder,
@@ -40,6 +46,7 @@ export async function serve(model: string | undefined, flags: ServeFlags): Promi
     queue: flags.queue,
     deadlineMs: flags.timeout * 1000,
     keepAliveMs: KEEP_ALIVE_MS,
+    reasoningBudget: flags.reasoningBudget ?? null,
     open: () => Engine.open(source.folder, wishes),
     log: (line) => log.line(line),
   })
@@ -48,7 +55,9 @@ export async function serve(model: string | undefined, flags: ServeFlags): Promi
   log.line(`listening on ${server.url}`)
   try {
     log.opened(source.name, await service.keeper.load(), flags.ctxSize)
-    log.line(`ready: ${flags.parallel} at once, ${flags.queue} may wait`)
+    log.line(
+      `ready: ${flags.parallel} at once, ${flags.queue} may wait; streams keep ${Math.round(flags.streamShare * 100)} % of the time while prompts are read`,
+    )
     await asked(interrupts, async () => {
       log.line(`${interrupts.received}: what is in work may end, within ${flags.grace} s`)
       await server.close(flags.grace * 1000)

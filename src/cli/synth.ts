@@ -6,8 +6,8 @@ import { parseObject } from '../model/json.js'
 import { synth as synthesised } from '../model/synth.js'
 import { openTokenizer } from '../model/tokenizer.js'
 import { readText } from '../model/window.js'
-import type { SynthFlags } from './flags.js'
 import { companionsIn, refuseUsedFolder, writeModel } from './newmodel.js'
+import type { SynthFlags } from './newmodelflags.js'
 import { findModel } from './source.js'
 
 const CONFIG_BYTES_LIMIT = 16 * 2 ** 20

@@ -2,8 +2,8 @@
 // before the first byte is written.
 import { openCheckpoint } from '../model/checkpoint.js'
 import { widen as widened } from '../model/widen.js'
-import type { WidenFlags } from './flags.js'
 import { companionsIn, refuseUsedFolder, writeModel } from './newmodel.js'
+import type { WidenFlags } from './newmodelflags.js'
 import { findModel } from './source.js'
 
 /** Returns the exit status; throws for everything that a person is to be told. */

@@ -1,7 +1,7 @@
 // The batch of one step, in arrays that are filled again for every step. They grow when a step needs
 // more than any before it, so that nothing is allocated once the engine is warm.
 import { type Batch, PartField, Rows, SamplingField } from '../../native/index.js'
-import { needsHistory, packSampling } from './sampling.js'
+import { greedy, needsHistory, packSampling } from './sampling.js'
 import type { Sequence } from './sequence.js'
 
 /** What one sequence contributes to a step. */
@@ -77,6 +77,10 @@ export class StepBatch implements Batch {
     packSampling(record, sampling, sequence.drawn)
     if (!share.sampled) record[SamplingField.biases] = 0
     if (!share.sampled) return
+    if (sequence.forced >= 0) {
+      this.#force(record, sequence, at)
+      return
+    }
     if (needsHistory(sampling)) {
       record[SamplingField.history] = sequence.length
       record[SamplingField.prompt] = sequence.promptLength
@@ -95,13 +99,22 @@ export class StepBatch implements Batch {
     }
   }
 
+  /** The draw has one outcome, which no bias, penalty or mask of the request can change. */
+  #force(record: Float64Array, sequence: Sequence, at: { biases: number }): void {
+    packSampling(record, greedy, sequence.drawn)
+    record[SamplingField.biases] = 1
+    this.biasIds[at.biases] = sequence.forced
+    this.biasValues[at.biases] = Number.POSITIVE_INFINITY
+    at.biases += 1
+  }
+
   #grow(shares: readonly Share[]): void {
     const need = { tokens: 0, blocks: 0, history: 0, biases: 0, masks: 0 }
     for (const { sequence, tokens } of shares) {
       need.tokens += tokens
       need.blocks += sequence.blocks.length
       need.history += needsHistory(sequence.request.sampling) ? sequence.length : 0
-      need.biases += sequence.request.sampling.biases.length
+      need.biases += Math.max(1, sequence.request.sampling.biases.length)
       need.masks += sequence.request.allowed?.length ?? 0
     }
     const parts = shares.length

@@ -13,6 +13,8 @@ import type { Request } from './sequence.js'
 export interface EngineWishes extends Omit<OpenWishes, 'control'> {
   /** Record routing into this file. */
   readonly tracePath?: string | undefined
+  /** Of the time, from 0 to below 1, what sequences that draw keep while prompts are read. */
+  readonly drawShare?: number | undefined
 }
 
 /** A request in work: iterate it for its tokens, then read `ending`. */
@@ -77,7 +79,9 @@ export class Engine {
   readonly #generations = new Map<number, Generation>()
   readonly #freeSlots: number[]
   readonly #queue: { request: Request; generation: Generation }[] = []
-  readonly #exited: Promise<void>
+  /** Settles once the thread is gone: why it ended by itself, or null after `close`. */
+  readonly lost: Promise<Error | null>
+  #isClosing = false
   #facts: EngineFacts | null = null
   #learner: Learner | null = null
   #fault: Error | null = null
@@ -108,6 +112,7 @@ export class Engine {
       folder,
       wishes,
       tracePath: wishes.tracePath,
+      drawShare: wishes.drawShare,
       control: this.#control,
       wake: this.#wakeWord,
       port: port2,
@@ -126,14 +131,15 @@ export class Engine {
       this.#fault = error
       this.#opened.reject(error)
     })
-    this.#exited = new Promise((resolve) => {
+    this.lost = new Promise((resolve) => {
       this.#worker.on('exit', () => {
         // The thread's last words may still be on their way.
         for (let last = this.#receive(); last !== null; last = this.#receive()) this.#take(last)
+        if (!this.#isClosing) this.#fault ??= new ModelError("the engine's thread ended by itself")
         this.#endAll()
         this.#port.close()
         process.removeListener('exit', this.#cancelAll)
-        resolve()
+        resolve(this.#isClosing ? null : this.#fault)
       })
     })
     // A process that ends without closing must not wait for a step of minutes.
@@ -160,9 +166,10 @@ export class Engine {
    * could not be written.
    */
   async close(): Promise<void> {
+    this.#isClosing = true
     this.#cancelAll()
     this.#tell({ kind: 'close' })
-    await this.#exited
+    await this.lost
     await this.#learner?.close()
     if (this.#unwritten !== null) throw this.#unwritten
   }

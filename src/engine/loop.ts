@@ -6,6 +6,7 @@ import { rowsOf, type Share, StepBatch } from './batch.js'
 import { KvBlocks } from './kv.js'
 import type { OpenModel } from './open.js'
 import { StepOutcome } from './outcome.js'
+import { usualDrawShare } from './protocol.js'
 import type { TraceRecorder } from './recorder.js'
 import { Schedule } from './schedule.js'
 import { type Scored, ScoreSheet } from './score.js'
@@ -67,10 +68,16 @@ export class Loop {
     private readonly model: OpenModel,
     private readonly listener: Listener,
     private readonly recorder: TraceRecorder | null = null,
+    drawShare: number = usualDrawShare,
   ) {
     const { config } = model.checkpoint
     const { plan } = model
-    this.#schedule = new Schedule(new KvBlocks(plan.kvBlocks), plan.sequences, plan.stepTokens)
+    this.#schedule = new Schedule(
+      new KvBlocks(plan.kvBlocks),
+      plan.sequences,
+      plan.stepTokens,
+      drawShare,
+    )
     this.#moeLayers = config.layers - config.firstMoeLayer
     this.#topK = config.topK
     const { kept } = model
@@ -109,7 +116,9 @@ export class Loop {
     if (shares.length === 0) return Reason.done
     this.#batch.fill(shares)
     this.#outcome.prepare(shares, this.#moeLayers * this.#topK, this.#scoresPerToken)
+    const begin = performance.now()
     const reason = step(this.model.stage, this.#batch, this.#outcome)
+    this.#schedule.took(performance.now() - begin)
     if (reason === Reason.done) this.#handOut(shares)
     else if (reason !== Reason.cancelled) this.#fail(shares, this.#outcome.message)
     this.#endCancelled()

@@ -9,6 +9,12 @@ import type { OpenWishes } from './open.js'
 import type { Request } from './sequence.js'
 import type { EngineCounters } from './stats.js'
 
+/**
+ * Of the time, what sequences that draw keep while prompts are read: a quarter of their speed, and some
+ * for the experts that prompts displace.
+ */
+export const usualDrawShare = 0.4
+
 /** What the engine is, once it is open. */
 export interface EngineFacts {
   readonly config: ModelConfig
@@ -31,6 +37,8 @@ export interface WorkerData {
   readonly wishes: Omit<OpenWishes, 'control'>
   /** Where routing is recorded. */
   readonly tracePath?: string | undefined
+  /** Of the time, as `usualDrawShare`, which it is where left out. */
+  readonly drawShare?: number | undefined
   readonly control: Int32Array
   /** One shared word, changed and notified with every message. */
   readonly wake: Int32Array

@@ -1,6 +1,7 @@
 // One request's tokens, from prompt to last draw. It knows when it is finished and why; it knows
 // nothing of other sequences, of steps or of text.
 import type { Sampling } from './sampling.js'
+import { type ThinkingLimit, ThinkingWatch } from './thinkinglimit.js'
 
 /** What is asked of the engine; crosses to its thread as it is. */
 export interface Request {
@@ -18,6 +19,8 @@ export interface Request {
   readonly routing: boolean
   /** One bit per vocabulary id, set: may be drawn. Absent: all may. */
   readonly allowed?: Uint32Array | undefined
+  /** Absent: thinking ends where the model ends it. */
+  readonly thinking?: ThinkingLimit | undefined
 }
 
 export type FinishReason = 'stop' | 'length' | 'cancelled' | 'failed'
@@ -31,6 +34,7 @@ export class Sequence {
   finished: FinishReason | null = null
   /** KV blocks, taken when the sequence is admitted. */
   blocks: readonly number[] = []
+  readonly #thinking: ThinkingWatch | null
 
   constructor(
     /** Number of its cancel flag. */
@@ -40,6 +44,7 @@ export class Sequence {
     this.tokens = new Int32Array(request.prompt.length + request.maxTokens)
     this.tokens.set(request.prompt)
     this.length = request.prompt.length
+    this.#thinking = request.thinking === undefined ? null : new ThinkingWatch(request.thinking)
     if (this.length === 0) throw new RangeError('a sequence needs at least one token')
   }
 
@@ -56,6 +61,11 @@ export class Sequence {
     return this.length - this.computed
   }
 
+  /** The id that the next draw must give, or -1 where it is free. */
+  get forced(): number {
+    return this.#thinking?.forced ?? -1
+  }
+
   /** Whether reading `count` more tokens ends in a draw. */
   drawsAfter(count: number): boolean {
     return this.computed + count === this.length && this.drawn < this.request.maxTokens
@@ -65,6 +75,7 @@ export class Sequence {
   accept(token: number): void {
     this.tokens[this.length] = token
     this.length += 1
+    this.#thinking?.accept(token)
     if (this.request.stopIds.includes(token)) this.finished = 'stop'
     else if (this.drawn >= this.request.maxTokens) this.finished = 'length'
   }

@@ -12,7 +12,7 @@ import { writeProfile } from './profilefile.js'
 import type { EngineFacts, FromWorker, ToWorker, WorkerData } from './protocol.js'
 import { TraceRecorder } from './recorder.js'
 
-const { folder, wishes, tracePath, control, wake, port } = workerData as WorkerData
+const { folder, wishes, tracePath, drawShare, control, wake, port } = workerData as WorkerData
 
 /** How often slots that wait to be filled are looked after while nobody asks for anything. */
 const warmingMs = 5
@@ -80,7 +80,7 @@ function serve(model: OpenModel, recorder: TraceRecorder | null): void {
     onToken: (slot, emission) => send({ kind: 'token', slot, emission }),
     onEnding: (slot, ending) => send({ kind: 'ending', slot, ending }),
   }
-  const loop = new Loop(model, listener, recorder)
+  const loop = new Loop(model, listener, recorder, drawShare)
   let steps = 0
   for (;;) {
     const seen = Atomics.load(wake, 0)

@@ -4,8 +4,8 @@
  * become one is held back. How the text is cut into parts never changes what comes out.
  */
 
-const OPEN = '<think>'
-const CLOSE = '</think>'
+export const OPEN = '<think>'
+export const CLOSE = '</think>'
 
 /** A part of the output; parts of one kind follow each other and are to be joined. Never empty. */
 export interface TextPiece {

@@ -24,7 +24,7 @@ export function answer(
   { signal, leave }: Admission,
 ): Promise<TokenUsage> {
   return deliver(service, reply, {
-    choices: choicesOf(prompts, wishes, facts),
+    choices: choicesOf(prompts, wishes, facts, service.thinking),
     form,
     isStreamed: wishes.body.stream === true,
     signal,

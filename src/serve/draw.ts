@@ -5,10 +5,18 @@ import { randomInt } from 'node:crypto'
 import type { EngineFacts } from '../engine/protocol.js'
 import type { Sampling } from '../engine/sampling.js'
 import type { Request } from '../engine/sequence.js'
+import type { ThinkingLimit } from '../engine/thinkinglimit.js'
+import type { ThinkingTags } from '../model/thinkingtags.js'
 import type { Prompt } from './prompts.js'
 import type { Reading } from './reader.js'
 import { badRequest } from './refusal.js'
-import type { ChatBody, CompletionBody, DrawingBody } from './schema.js'
+import {
+  type ChatBody,
+  type CompletionBody,
+  type DrawingBody,
+  shaped,
+  thinkingBudget,
+} from './schema.js'
 
 /** An answer to be drawn, and how it is read. */
 export interface Choice {
@@ -27,6 +35,23 @@ export interface Wishes {
   readonly maxTokensField: string
   /** Null: no log-probabilities; else how many others beside the drawn token. */
   readonly topLogprobs: number | null
+  readonly thinking: ThinkingWish
+}
+
+/** How much may be thought. */
+export interface ThinkingWish {
+  /** Tokens; below 0: no limit; null: the server's own. */
+  readonly budget: number | null
+  /** The field that said so, for refusals. */
+  readonly field: string
+}
+
+/** What the server has to end thinking with. */
+export interface ThinkingMeans {
+  /** Null: this tokenizer has no tokens for the tags, so nothing can end thinking. */
+  readonly tags: ThinkingTags | null
+  /** Tokens, where a request does not say; null: no limit. */
+  readonly budget: number | null
 }
 
 /** What a completion gives when it does not say how much it wants. */
@@ -38,29 +63,54 @@ export function chatWishes(body: ChatBody): Wishes {
     throw badRequest('top_logprobs needs logprobs to be true', 'top_logprobs')
   }
   const maxTokens = body.max_completion_tokens ?? body.max_tokens ?? null
-  checkThinkingBudget(body.reasoning_budget ?? null, maxTokens, 'reasoning_budget')
   const isNew = (body.max_completion_tokens ?? null) !== null
   return {
     body,
     maxTokens,
     maxTokensField: isNew ? 'max_completion_tokens' : 'max_tokens',
     topLogprobs: logprobs === true ? (top ?? 0) : null,
+    thinking: thinkingWishOf(body),
   }
 }
 
-/**
- * Refuses a budget of thinking that could end the thinking early: nothing can make the model close its
- * thoughts yet. One that leaves no room for an answer, or none at all (null, -1), bounds nothing.
- */
-export function checkThinkingBudget(
-  budget: number | null,
-  maxTokens: number | null,
-  field: string,
-): void {
-  if (budget === null || budget < 0) return
-  if (maxTokens !== null && budget + 1 >= maxTokens) return
+/** The names under which clients send it, the newest name of each server last. */
+const budgetFields = [
+  'reasoning_budget',
+  'thinking_budget',
+  'reasoning_budget_tokens',
+  'thinking_budget_tokens',
+  'thinking_token_budget',
+] as const
+
+/** Says nothing of how much may be thought. */
+export const anyThinking: ThinkingWish = { budget: null, field: 'reasoning_budget' }
+
+/** The first field that says a number: those of the body, then variables of the template. */
+function thinkingWishOf(body: ChatBody): ThinkingWish {
+  for (const field of budgetFields) {
+    const budget = body[field] ?? null
+    if (budget !== null) return { budget, field }
+  }
+  for (const name of budgetFields) {
+    const value = body.chat_template_kwargs?.[name] ?? null
+    if (value === null) continue
+    const field = `chat_template_kwargs.${name}`
+    return { budget: shaped(thinkingBudget, value, ['chat_template_kwargs', name]), field }
+  }
+  return anyThinking
+}
+
+/** Throws a Refusal where a limit is asked for that cannot be kept. */
+function limitOf(
+  { thinking }: Prompt,
+  { budget: wish, field }: ThinkingWish,
+  { tags, budget: usual }: ThinkingMeans,
+): ThinkingLimit | undefined {
+  const budget = wish ?? usual ?? -1
+  if (budget < 0 || thinking === null) return undefined
+  if (tags !== null) return { budget, tags, startsInside: thinking.startsInside }
   throw badRequest(
-    `${field} is not supported: this server cannot end the model's thinking early; leave it out, or ask for no thinking`,
+    `${field} is not supported: this model has no tokens for the tags of thinking, so nothing can end it early`,
     field,
     'unsupported_parameter',
   )
@@ -68,7 +118,13 @@ export function checkThinkingBudget(
 
 export function completionWishes(body: CompletionBody): Wishes {
   const maxTokens = body.max_tokens ?? COMPLETION_TOKENS
-  return { body, maxTokens, maxTokensField: 'max_tokens', topLogprobs: body.logprobs ?? null }
+  return {
+    body,
+    maxTokens,
+    maxTokensField: 'max_tokens',
+    topLogprobs: body.logprobs ?? null,
+    thinking: anyThinking,
+  }
 }
 
 /** Every answer that is asked for; throws a Refusal for what the model or its context cannot do. */
@@ -76,6 +132,7 @@ export function choicesOf(
   prompts: readonly Prompt[],
   wishes: Wishes,
   facts: EngineFacts,
+  means: ThinkingMeans,
 ): Choice[] {
   const { body } = wishes
   const count = body.n ?? 1
@@ -86,6 +143,7 @@ export function choicesOf(
   return prompts.flatMap((prompt, at) => {
     checkTokens(prompt.tokens, facts)
     const maxTokens = roomFor(prompt.tokens, wishes, facts)
+    const thinking = limitOf(prompt, wishes.thinking, means)
     return Array.from({ length: count }, (_, nth) => ({
       index: at * count + nth,
       request: {
@@ -96,6 +154,7 @@ export function choicesOf(
         topLogprobs: wishes.topLogprobs ?? 0,
         score: false,
         routing: false,
+        thinking,
       },
       reading: { thinking: prompt.thinking, calls: prompt.calls, stopIds, stops },
     }))

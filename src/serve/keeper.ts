@@ -1,6 +1,6 @@
-// The engine's life as the server sees it: loading, ready, or lost and opened again. A lost engine (its
-// device failed, its thread ended) shows when the next request is handed to it: that request is told to
-// come again, and the model is opened anew, at growing intervals while that fails.
+// The engine's life as the server sees it: loading, ready, or lost and opened again. An engine whose device
+// failed or whose thread ended is missed at once, asked for or not: requests are told to come again until
+// the model is open anew, which is tried at growing intervals.
 import type { Engine, Generation } from '../engine/engine.js'
 import type { EngineFacts } from '../engine/protocol.js'
 import type { Request } from '../engine/sequence.js'
@@ -39,7 +39,7 @@ export class Keeper {
   async load(): Promise<EngineFacts> {
     const engine = await this.open()
     if (this.#isClosed) await engine.close()
-    else this.#engine = engine
+    else this.#keep(engine)
     this.#facts = engine.facts
     return engine.facts
   }
@@ -70,7 +70,16 @@ export class Keeper {
     await engine?.close()
   }
 
+  #keep(engine: Engine): void {
+    this.#engine = engine
+    void engine.lost.then((reason) => {
+      if (reason !== null) void this.#replace(engine, reason)
+    })
+  }
+
   async #replace(lost: Engine, reason: unknown): Promise<void> {
+    // Who asks may have met with it before its thread was gone, or this server be closed.
+    if (this.#engine !== lost) return
     this.#engine = null
     this.#restarts += 1
     this.log(`the engine was lost and is opened again: ${messageOf(reason)}`)

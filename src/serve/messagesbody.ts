@@ -4,7 +4,7 @@ import { z } from 'zod'
 import { flag, whole } from '../model/fields.js'
 import { isRecord } from '../model/json.js'
 import type { Message } from '../model/template.js'
-import { checkThinkingBudget, type Wishes } from './draw.js'
+import type { Wishes } from './draw.js'
 import type { Chat } from './prompts.js'
 import { badRequest } from './refusal.js'
 import {
@@ -121,14 +121,16 @@ function refuseFields(value: unknown): void {
 
 export function messagesWishes(body: MessagesBody): Wishes {
   const { stop_sequences: stop, max_tokens: maxTokens } = body
-  if (body.thinking?.type === 'enabled') {
-    checkThinkingBudget(body.thinking.budget_tokens ?? null, maxTokens, 'thinking.budget_tokens')
-  }
+  const { type, budget_tokens: budget } = body.thinking ?? {}
   return {
     body: { ...body, stop, n: 1 },
     maxTokens,
     maxTokensField: 'max_tokens',
     topLogprobs: null,
+    thinking: {
+      budget: type === 'enabled' ? (budget ?? null) : null,
+      field: 'thinking.budget_tokens',
+    },
   }
 }
 

@@ -5,7 +5,7 @@ import { z } from 'zod'
 import { flag, oneOf, whole } from '../model/fields.js'
 import { isRecord } from '../model/json.js'
 import type { Message } from '../model/template.js'
-import type { Wishes } from './draw.js'
+import { anyThinking, type Wishes } from './draw.js'
 import { type Chat, effortWishes } from './prompts.js'
 import {
   choiceWords,
@@ -119,6 +119,7 @@ export function responsesWishes(body: ResponsesBody): Wishes {
     maxTokens: body.max_output_tokens ?? null,
     maxTokensField: 'max_output_tokens',
     topLogprobs: areIncluded || top > 0 ? top : null,
+    thinking: anyThinking,
   }
 }
 

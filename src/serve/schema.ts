@@ -178,6 +178,9 @@ const efforts = ['none', 'minimal', 'low', 'medium', 'high', 'xhigh'] as const
 /** How much to think: some templates read it; none is the switch that all of this family know. */
 export const effort = z.enum(efforts, `must be one of ${efforts.join(', ')}`)
 
+/** Tokens that may be thought; -1: as many as the model likes. */
+export const thinkingBudget = whole(-1, 2 ** 30)
+
 export const chatBody = z.object({
   ...drawing,
   messages,
@@ -186,7 +189,11 @@ export const chatBody = z.object({
   top_logprobs: whole(0, TOP_LOGPROBS_MAX).nullish(),
   chat_template_kwargs: templateKwargs.nullish(),
   reasoning_effort: effort.nullish(),
-  reasoning_budget: whole(-1, 2 ** 30).nullish(),
+  reasoning_budget: thinkingBudget.nullish(),
+  thinking_budget: thinkingBudget.nullish(),
+  reasoning_budget_tokens: thinkingBudget.nullish(),
+  thinking_budget_tokens: thinkingBudget.nullish(),
+  thinking_token_budget: thinkingBudget.nullish(),
   tools: z.array(tool, 'must be a list of tools').nullish(),
   tool_choice: toolChoice.nullish(),
   parallel_tool_calls: flag().nullish(),

@@ -4,7 +4,9 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Engine } from '../engine/engine.js'
 import type { EngineFacts } from '../engine/protocol.js'
+import { thinkingTagsOf } from '../model/thinkingtags.js'
 import type { Tokenizer } from '../model/tokenizer.js'
+import type { ThinkingMeans } from './draw.js'
 import { Exchange } from './exchange.js'
 import { type Identity, identityOf, type TokenUsage } from './form.js'
 import { Gate } from './gate.js'
@@ -28,6 +30,8 @@ export interface ServiceWishes {
   readonly deadlineMs: number
   /** After so long a silence a stream says that it lives. */
   readonly keepAliveMs: number
+  /** Tokens that may be thought where a request does not say; null: no limit. */
+  readonly reasoningBudget: number | null
   readonly open: () => Promise<Engine>
   readonly log: (line: string) => void
 }
@@ -38,6 +42,7 @@ export interface Service extends ServiceWishes {
   readonly keeper: Keeper
   readonly prompts: Prompts
   readonly gate: Gate
+  readonly thinking: ThinkingMeans
   readonly metrics: Metrics
   /** Aborted when what is still in work shall end. */
   readonly shutdown: AbortController
@@ -52,6 +57,7 @@ export function newService(wishes: ServiceWishes): Service {
     created: Math.floor(Date.now() / 1000),
     keeper,
     gate,
+    thinking: { tags: thinkingTagsOf(wishes.tokenizer), budget: wishes.reasoningBudget },
     prompts: new Prompts(wishes.folder),
     metrics: new Metrics(gate, keeper),
     shutdown: new AbortController(),

@@ -10,6 +10,7 @@ import {
   accessSync,
   chmodSync,
   constants,
+  cpSync,
   existsSync,
   mkdirSync,
   readdirSync,
@@ -190,6 +191,8 @@ function compileTypescript() {
   const previous = `${made}-previous`
   const command = [process.execPath, join(root, compiler), '-p', root, '--outDir', made]
   run(command, 'the TypeScript does not compile')
+  // The page is served as it is written.
+  cpSync(join(root, 'src/serve/page'), join(root, made, 'src/serve/page'), { recursive: true })
   const program = join(root, made, 'src/cli/main.js')
   if (existsSync(program)) chmodSync(program, 0o755)
   writeFileSync(join(root, made, basename(typescriptStamp)), fingerprint)

@@ -39,6 +39,8 @@ describe('wrong usage', () => {
     ['no files at once', ['pull', 'a/b', '--jobs', '0'], /--jobs.*'0'.*whole number from 1/],
     ['a glob that is none', ['pull', 'a/b', '--include', ''], /--include.*a glob/],
     ['no input to score', ['score', '-o', '-'], /--input.*not specified/],
+    ['no address of a server', ['top', '--url', 'ftp://x'], /--url ftp:\/\/x: expected an address/],
+    ['no rate', ['run', '--ceiling', '7GB'], /--ceiling.*'7GB'.*as 7GB\/s/],
   ])('%s', async (_title, words, said) => {
     expectRefusal(await command(words), 2, said)
   })

@@ -17,12 +17,14 @@ export interface Running {
 
 export interface Circumstances extends Partial<ServiceWishes> {
   readonly keys?: readonly string[]
+  /** Left out: any that is free. */
+  readonly port?: number
   /** Whether the model is loaded when this is done. */
   readonly isLoaded?: boolean
 }
 
 export async function startServer(circumstances: Circumstances = {}): Promise<Running> {
-  const { keys = [], isLoaded = true, ...wishes } = circumstances
+  const { keys = [], port = 0, isLoaded = true, ...wishes } = circumstances
   const folder = wishes.folder ?? ringTiny
   const parallel = wishes.parallel ?? 3
   const tokenizer = openTokenizer(folder)
@@ -41,7 +43,7 @@ export async function startServer(circumstances: Circumstances = {}): Promise<Ru
     log: (line) => lines.push(line),
     ...wishes,
   })
-  const server = await Server.listen(service, { host: '127.0.0.1', port: 0, keys: new Keys(keys) })
+  const server = await Server.listen(service, { host: '127.0.0.1', port, keys: new Keys(keys) })
   if (isLoaded) await service.keeper.load()
   return { url: server.url, service, lines, close: () => server.close(0) }
 }

@@ -67,7 +67,7 @@ function offenceOf(from: House, to: House, target: string): string | null {
   }
   if (toFloor === 0 && fromPrefix !== 'src/engine/') return 'only src/engine opens the door'
   if (fromPrefix === 'tui/') {
-    return target === 'src/engine/stats.ts' ? null : 'tui knows only src/engine/stats.ts'
+    return target === 'src/engine/telemetry.ts' ? null : 'tui knows only src/engine/telemetry.ts'
   }
   // The command line starts the other faces, so faces may import each other.
   if (fromFloor === facesFloor && toFloor === facesFloor) return null

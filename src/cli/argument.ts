@@ -91,6 +91,14 @@ export function paced(text: string): Paced {
   throw new InvalidArgumentError('Expected a rate and a latency, as 2GB/s,200us.')
 }
 
+/** Bytes per second, as 7GB/s. */
+export function rate(text: string): number {
+  const [, number = '', unit = ''] = /^([\d.]+) ?([A-Za-z]*)\/s$/.exec(text) ?? []
+  const bytesPerSecond = numberIn(number) * (unitBytes[unit.toLowerCase()] ?? Number.NaN)
+  if (bytesPerSecond >= 1e3 && bytesPerSecond <= 1e13) return bytesPerSecond
+  throw new InvalidArgumentError('Expected a rate, as 7GB/s.')
+}
+
 /** Distances, as 1,2,4, or attended:1,2,4 behind the next layer's attention. */
 export function ahead(text: string): { readonly ahead: number[]; readonly attends: boolean } {
   const [, attended, list = ''] = /^(attended:)?(.*)$/.exec(text) ?? []

@@ -16,12 +16,14 @@ import {
   logitBias,
   type Paced,
   paced,
+  rate,
   real,
   ropeScaling,
   seed,
   whole,
 } from './argument.js'
 import { Failure } from './failure.js'
+import type { ScreenFlags } from './screenflags.js'
 
 /** Flags that every command takes. */
 export interface SharedFlags {
@@ -40,6 +42,8 @@ export interface SharedFlags {
   readonly math: 'f32' | 'bf16'
   readonly mirror?: readonly string[]
   readonly paced?: Paced
+  /** Bytes per second. */
+  readonly ceiling?: number
   readonly trace?: string
   /** Distances to look ahead, and how; true: none. */
   readonly traceScores?: ReturnType<typeof ahead> | true
@@ -69,7 +73,7 @@ export interface TalkFlags {
   readonly reasoningBudget?: number
 }
 
-export interface RunFlags extends SharedFlags, DrawFlags, TalkFlags {
+export interface RunFlags extends SharedFlags, DrawFlags, TalkFlags, ScreenFlags {
   readonly prompt?: string
   readonly file?: string
   readonly raw?: boolean
@@ -82,7 +86,7 @@ export interface BenchFlags extends SharedFlags {
   readonly pairs: number
 }
 
-export interface ServeFlags extends SharedFlags {
+export interface ServeFlags extends SharedFlags, ScreenFlags {
   readonly host: string
   readonly port: number
   readonly apiKeyFile?: string
@@ -97,9 +101,10 @@ export interface ServeFlags extends SharedFlags {
   /** Of the time, from 0 to 0.95. */
   readonly streamShare: number
   readonly reasoningBudget?: number
+  readonly showText?: boolean
 }
 
-export interface ChatFlags extends SharedFlags, DrawFlags, TalkFlags {}
+export interface ChatFlags extends SharedFlags, DrawFlags, TalkFlags, ScreenFlags {}
 
 export interface ScoreFlags extends SharedFlags {
   readonly input: string
@@ -142,6 +147,7 @@ export function addSharedFlags(command: Command): Command {
       .default('f32'),
     option('--mirror <folder>', 'holds copies of the files; may be repeated', folders),
     option('--paced <rate,latency>', 'a drive made of RAM, as 2GB/s,200us; for measuring', paced),
+    option('--ceiling <rate>', 'what the drive can do, as 7GB/s, for shares of it', rate),
     option('--prefetch <when>', 'read experts before their layers ask; auto: where it is faster')
       .choices(['auto', 'on', 'off'])
       .default('auto'),
@@ -259,6 +265,7 @@ export function addServeFlags(command: Command): Command {
       real(0, 0.95),
     ).default(usualDrawShare),
     reasoningBudget(),
+    option('--show-text', 'tell the dashboard what is answered; else nobody is told'),
   ])
 }
 

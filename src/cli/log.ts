@@ -5,18 +5,21 @@ import type { RequestStats, Usage } from '../engine/stats.js'
 import { tell } from './failure.js'
 import { type DrawFlags, idleFlags, type SharedFlags } from './flags.js'
 
-/** The log of a command, which first says what it was given in vain. */
-export function logFor(flags: SharedFlags & Partial<DrawFlags>): Log {
-  const log = new Log(flags.quiet ?? false)
+/** The log of a command, which first says what it was given in vain. `say` takes its lines. */
+export function logFor(flags: SharedFlags & Partial<DrawFlags>, say = tell): Log {
+  const log = new Log(flags.quiet ?? false, say)
   for (const line of idleFlags(flags)) log.line(line)
   return log
 }
 
 export class Log {
-  constructor(private readonly isQuiet: boolean) {}
+  constructor(
+    private readonly isQuiet: boolean,
+    private readonly say: (line: string) => void = tell,
+  ) {}
 
   line(text: string): void {
-    if (!this.isQuiet) tell(text)
+    if (!this.isQuiet) this.say(text)
   }
 
   /** The model and what it runs on, and every choice that a person might not expect. */

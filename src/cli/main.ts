@@ -23,6 +23,7 @@ import {
 } from './flags.js'
 import { addSynthFlags, addWidenFlags, type SynthFlags, type WidenFlags } from './newmodelflags.js'
 import { addPullFlags, type PullFlags } from './pullflags.js'
+import { addScreenFlags, addTopFlags, type TopFlags } from './screenflags.js'
 import { addSimulateFlags, type SimulateFlags } from './simulateflags.js'
 import { packageVersion } from './source.js'
 
@@ -70,22 +71,30 @@ function programOf(end: (status: number) => void): Command {
       .argument('[MODEL]', 'a folder, or ORG/NAME in the Hugging Face cache (default: ring-tiny)')
 
   const run = command('run', 'answer one prompt; greedy unless --temp is given')
-  addDrawFlags(addTalkFlags(addPromptFlags(run))).action(
+  addScreenFlags(addDrawFlags(addTalkFlags(addPromptFlags(run)))).action(
     async (model: string | undefined, flags: RunFlags) => {
       end(await (await import('./run.js')).run(model, flags))
     },
   )
   const chat = command('chat', 'talk, line by line')
-  addDrawFlags(addTalkFlags(chat)).action(async (model: string | undefined, flags: ChatFlags) => {
-    end(await (await import('./chat.js')).chat(model, flags))
-  })
+  addScreenFlags(addDrawFlags(addTalkFlags(chat))).action(
+    async (model: string | undefined, flags: ChatFlags) => {
+      end(await (await import('./chat.js')).chat(model, flags))
+    },
+  )
   const score = command('score', 'log-probabilities and chosen experts of given tokens or texts')
   addScoreFlags(score).action(async (model: string | undefined, flags: ScoreFlags) => {
     end(await (await import('./score.js')).score(model, flags))
   })
   const serve = command('serve', 'answer over HTTP, in the manner of OpenAI')
-  addServeFlags(serve).action(async (model: string | undefined, flags: ServeFlags) => {
-    end(await (await import('./serve.js')).serve(model, flags))
+  addScreenFlags(addServeFlags(serve)).action(
+    async (model: string | undefined, flags: ServeFlags) => {
+      end(await (await import('./serve.js')).serve(model, flags))
+    },
+  )
+  const top = program.command('top').description('the dashboard on a running server')
+  addTopFlags(top).action(async (flags: TopFlags) => {
+    end(await (await import('./top.js')).top(flags))
   })
   const inspect = command('inspect', 'what a checkpoint is, and what of it fits this machine')
   inspect.action(async (model: string | undefined, flags: SharedFlags) => {

@@ -6,7 +6,7 @@ import type { EngineFacts } from '../engine/protocol.js'
 import type { TextPiece } from '../model/thinking.js'
 import { type Answer, readAnswer } from './answer.js'
 import { Conversation, openText, rawPrompt } from './conversation.js'
-import { Failure, Status } from './failure.js'
+import { Failure, Status, tell } from './failure.js'
 import { type RunFlags, refuseUnavailable, wishesOf } from './flags.js'
 import { Interrupts, statusOfSignal } from './interrupt.js'
 import { type Log, logFor } from './log.js'
@@ -15,12 +15,16 @@ import { runReport } from './report.js'
 import { requestOf, seedOf } from './request.js'
 import { Screen } from './show.js'
 import { findModel, type ModelSource } from './source.js'
+import { ceilingOf, EngineSource, mayWatch, watched } from './watch.js'
 
 /** Returns the exit status; throws for everything that a person is to be told. */
 export async function run(model: string | undefined, flags: RunFlags): Promise<number> {
   refuseUnavailable(flags)
-  const log = logFor(flags)
+  const isWatched = mayWatch(flags)
   const source = findModel(model)
+  const view = new EngineSource(source.name, ceilingOf(flags))
+  let isOpen = isWatched
+  const log = logFor(flags, (line) => (isOpen ? view.log.push(line) : tell(line)))
   const { text, isChosen } = await readPrompt(flags, source.isBundled)
   const tokenizer = await openText(source.folder)
   const prompt = flags.raw
@@ -36,18 +40,51 @@ export async function run(model: string | undefined, flags: RunFlags): Promise<n
     const request = requestOf(prompt, flags, seed, engine.facts, tokenizer)
     const generation = engine.generate(request)
     const screen = flags.json ? null : new Screen()
-    const show = (piece: TextPiece) => screen?.piece(piece)
+    const read = (show: (piece: TextPiece) => void) =>
+      readAnswer(generation, tokenizer, prompt, request.stopIds, show)
+    view.opened(engine)
+    view.heard({ kind: 'prompt', text })
     const answer = await interrupts
       .during(
         () => generation.cancel(),
-        () => readAnswer(generation, tokenizer, prompt, request.stopIds, show),
+        isWatched
+          ? () => readWatched(view, read, () => generation.cancel())
+          : () => read((piece) => screen?.piece(piece)),
       )
       .finally(() => screen?.end())
+    isOpen = false
+    if (isWatched) printAnswer(answer)
     finish(answer, source, seed, engine.facts, flags, log)
     return interrupts.received === null ? Status.done : statusOfSignal(interrupts.received)
   } finally {
     await engine.close()
   }
+}
+
+/** The answer streams into the dashboard, which stays until it is left. */
+function readWatched(
+  view: EngineSource,
+  read: (show: (piece: TextPiece) => void) => Promise<Answer>,
+  cancel: () => void,
+): Promise<Answer> {
+  return watched(
+    view,
+    'text',
+    (dashboard) =>
+      read((piece) => {
+        view.heard(piece)
+        dashboard.touch()
+      }),
+    cancel,
+  )
+}
+
+/** What was read in the dashboard stays behind it. */
+function printAnswer({ reasoning, text }: Answer): void {
+  const screen = new Screen()
+  if (reasoning !== '') screen.piece({ kind: 'reasoning', text: reasoning })
+  if (text !== '') screen.piece({ kind: 'text', text })
+  screen.end()
 }
 
 function finish(

@@ -2,25 +2,35 @@
 // the server listens at once and says that it loads. The first SIGTERM or Ctrl-C lets what is in work
 // end within --grace, a second one ends the program at once.
 import { readFileSync } from 'node:fs'
+import { Dashboard } from '../../tui/dashboard.js'
+import { type Source, saidOf } from '../../tui/source.js'
 import { Engine } from '../engine/engine.js'
 import { isLoopback, Keys } from '../serve/keys.js'
+import { serverSnapshot } from '../serve/routes/telemetry.js'
 import { Server } from '../serve/server.js'
 import { newService, type Service } from '../serve/service.js'
 import { openText } from './conversation.js'
-import { Failure, Status, systemReason } from './failure.js'
+import { Failure, Status, systemReason, tell } from './failure.js'
 import { refuseUnavailable, type ServeFlags, wishesOf } from './flags.js'
 import { Interrupts } from './interrupt.js'
 import { logFor } from './log.js'
 import { neededTags } from './request.js'
 import { findModel, packageVersion } from './source.js'
+import { ceilingOf, mayWatch } from './watch.js'
 
 const KEEP_ALIVE_MS = 10_000
 const KEY_CHARS_LEAST = 8
+/** Kept for the dashboard. */
+const LOG_LINES_MAX = 2000
 
 /** Returns the exit status, once the server was told to end. */
 export async function serve(model: string | undefined, flags: ServeFlags): Promise<number> {
   refuseUnavailable(flags)
-  const log = logFor(flags)
+  // While the dashboard is open the log is one of its views.
+  const screen: { lines: string[] | null } = { lines: mayWatch(flags) ? [] : null }
+  const log = logFor(flags, (line) =>
+    screen.lines === null ? tell(line) : keep(screen.lines, line),
+  )
   if (flags.json) log.line('--json has no effect on serve')
   const keys = new Keys(readKeys(flags.apiKeyFile, process.env.RING_API_KEY))
   if (keys.areNone && !isLoopback(flags.host) && !flags.insecure) {
@@ -47,34 +57,70 @@ export async function serve(model: string | undefined, flags: ServeFlags): Promi
     deadlineMs: flags.timeout * 1000,
     keepAliveMs: KEEP_ALIVE_MS,
     reasoningBudget: flags.reasoningBudget ?? null,
+    ceiling: ceilingOf(flags),
+    showsText: flags.showText,
     open: () => Engine.open(source.folder, wishes),
     log: (line) => log.line(line),
   })
   const interrupts = new Interrupts()
   const server = await listen(service, flags, keys)
   log.line(`listening on ${server.url}`)
+  const dashboard = screen.lines === null ? null : new Dashboard(sourceOf(service, screen.lines))
+  const left = dashboard?.run().finally(() => {
+    screen.lines = null
+  })
   try {
     log.opened(source.name, await service.keeper.load(), flags.ctxSize)
     log.line(
       `ready: ${flags.parallel} at once, ${flags.queue} may wait; streams keep ${Math.round(flags.streamShare * 100)} % of the time while prompts are read`,
     )
-    await asked(interrupts, async () => {
-      log.line(`${interrupts.received}: what is in work may end, within ${flags.grace} s`)
+    await asked(interrupts, left, async () => {
+      dashboard?.end()
+      await left
+      log.line(`${interrupts.received ?? 'left'}: what is in work may end, within ${flags.grace} s`)
       await server.close(flags.grace * 1000)
     })
     return Status.done
   } catch (error) {
+    dashboard?.end()
+    await left
     await server.close(0)
     throw error
   }
 }
 
-/** Waits for a signal, then does the work of ending; a second signal meanwhile ends the program. */
-async function asked(interrupts: Interrupts, end: () => Promise<void>): Promise<void> {
+/** The server of this process as the dashboard sees it. */
+function sourceOf(service: Service, log: readonly string[]): Source {
+  return {
+    name: 'the server',
+    log,
+    take: async (hasMap) => serverSnapshot(service, hasMap),
+    cancel: async ({ slot, number }) => {
+      service.keeper.cancel(slot, number)
+    },
+    said: (row) => saidOf(row === null ? undefined : service.streams?.textOf(row.number)),
+  }
+}
+
+function keep(lines: string[], line: string): void {
+  lines.push(line)
+  if (lines.length > LOG_LINES_MAX) lines.shift()
+}
+
+/**
+ * Waits for a signal, or for the person who watches to leave, then does the work of ending; a second
+ * signal meanwhile ends the program.
+ */
+async function asked(
+  interrupts: Interrupts,
+  left: Promise<void> | undefined,
+  end: () => Promise<void>,
+): Promise<void> {
   let wake = () => {}
   const signal = new Promise<void>((resolve) => {
     wake = resolve
   })
+  void left?.then(wake, wake)
   await interrupts.during(wake, async () => {
     await signal
     await end()

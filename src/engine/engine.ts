@@ -4,6 +4,7 @@
 import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads'
 import { Control } from '../../native/index.js'
 import { ModelError } from '../model/error.js'
+import { SequenceField } from './activity.js'
 import { Learner } from './learner.js'
 import type { Emission, Ending } from './loop.js'
 import type { OpenWishes } from './open.js'
@@ -72,6 +73,8 @@ export class Generation implements AsyncIterable<Emission> {
 }
 
 export class Engine {
+  /** Hears every drawn token with the number of its request in the counters; set it where one watches. */
+  onToken: ((number: number, token: number) => void) | null = null
   readonly #worker: Worker
   readonly #port: MessagePort
   readonly #control: Int32Array
@@ -161,6 +164,13 @@ export class Engine {
     return generation
   }
 
+  /** Asks for an early end of the request that has this place and number in the counters, if it is in work. */
+  cancelNumber(slot: number, number: number): boolean {
+    if (!this.#generations.has(slot) || this.#numberAt(slot) !== number) return false
+    Atomics.store(this.#control, Control.cancel + slot, 1)
+    return true
+  }
+
   /**
    * Ends all requests and the thread. May be called again. Throws ModelError when what was recorded
    * could not be written.
@@ -236,6 +246,7 @@ export class Engine {
         break
       case 'token':
         this.#generations.get(message.slot)?.push(message.emission)
+        this.onToken?.(this.#numberAt(message.slot), message.emission.token)
         break
       case 'ending': {
         const generation = this.#generations.get(message.slot)
@@ -245,6 +256,12 @@ export class Engine {
         this.#startQueued()
       }
     }
+  }
+
+  /** A place is given to another request only after this thread has heard of the end of the last. */
+  #numberAt(slot: number): number {
+    const { sequences } = this.facts.counters.activity
+    return sequences[slot * SequenceField.count + SequenceField.number] ?? 0
   }
 
   #receive(): FromWorker | null {

@@ -2,6 +2,7 @@
 // driven by the engine's thread, and by tests without one; whoever drives it hears of tokens and
 // endings through a listener. A sequence is over when the listener has been told.
 import { Code, Control, Reason } from '../../native/index.js'
+import { RequestLog } from './activity.js'
 import { rowsOf, type Share, StepBatch } from './batch.js'
 import { KvBlocks } from './kv.js'
 import type { OpenModel } from './open.js'
@@ -58,6 +59,7 @@ export class Loop {
   readonly #schedule: Schedule
   readonly #batch = new StepBatch()
   readonly #outcome = new StepOutcome()
+  readonly #log: RequestLog
   readonly #accounts = new Map<Sequence, Account>()
   readonly #seen: Uint8Array
   readonly #moeLayers: number
@@ -72,6 +74,7 @@ export class Loop {
   ) {
     const { config } = model.checkpoint
     const { plan } = model
+    this.#log = new RequestLog(model.counters.activity)
     this.#schedule = new Schedule(
       new KvBlocks(plan.kvBlocks),
       plan.sequences,
@@ -107,6 +110,7 @@ export class Loop {
       usage: null,
     })
     this.#schedule.add(sequence)
+    this.#log.arrived(sequence)
   }
 
   /** One step, if anybody has work. Returns why it ended; done also when there was none. */
@@ -150,6 +154,7 @@ export class Loop {
       row += rowsOf(share)
       token += share.tokens
       sequence.computed += share.tokens
+      this.#log.read(sequence, share.tokens)
       if (share.sampled) this.#draw(sequence, row - 1, requests)
       else if (sequence.pending === 0) this.#end(sequence, 'length', '')
     }
@@ -173,6 +178,7 @@ export class Loop {
       stats.expertRequests += expertRequests
     }
     sequence.accept(token)
+    this.#log.drew(sequence)
     stats.completionTokens = sequence.drawn
     const logprob = this.#outcome.logprobs[row] ?? Number.NaN
     const top = this.#outcome.topOf(row, sequence.request.topLogprobs)
@@ -196,6 +202,7 @@ export class Loop {
     if (usage !== null && stats.completionTokens > 1)
       stats.decode = usageBetween(usage, readUsage(this.model.counters))
     this.#schedule.remove(sequence)
+    this.#log.ended(sequence, reason)
     this.recorder?.end(sequence)
     this.#accounts.delete(sequence)
     const scored = sheet?.finish()

@@ -23,6 +23,7 @@ import { ModelError } from '../model/error.js'
 import type { ForecastMemory, Foresight } from '../prefetch/forecast.js'
 import type { PrefetchMode } from '../prefetch/governor.js'
 import { Prefetch } from '../prefetch/prefetch.js'
+import { ExpertLog } from './activity.js'
 import { aheadDistances, forecastShape, LookAhead, newForecast } from './ahead.js'
 import {
   type BudgetWishes,
@@ -100,7 +101,11 @@ export function openModel(
   const { plan, experts } = planAll(checkpoint, wishes, freeBytes)
   const { prefetch = 'auto' } = wishes
   const control = wishes.control ?? new Int32Array(Control.cancel + plan.sequences)
-  const counters = newCounters(config.layers - config.firstMoeLayer)
+  const counters = newCounters(
+    config.layers - config.firstMoeLayer,
+    experts.experts,
+    plan.sequences,
+  )
   const manifest =
     experts.loadMode === 'direct' ? loadManifest(checkpoint) : { checksums: null, note: null }
   const scores = new Float32Array((config.layers - config.firstMoeLayer) * config.experts)
@@ -150,6 +155,7 @@ export function openModel(
           )
         : null,
     profile: kept,
+    log: new ExpertLog(counters.activity, experts.slots, experts.loadMode === 'mapped'),
     firstMoeLayer: config.firstMoeLayer,
     stop: new Int32Array(StopField.experts + config.experts),
     events,
@@ -161,7 +167,7 @@ export function openModel(
     ...{ checkpoint, plan, experts, control, counters, stage },
     warmth:
       cache instanceof SlotCache && known !== null
-        ? new Warmth(device, cache, known.hottest(), events)
+        ? new Warmth(cache, known.hottest(), stage)
         : null,
     kept: wishes.scores ?? null,
     forecast: forecast?.memory ?? null,

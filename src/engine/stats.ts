@@ -3,6 +3,7 @@
 // the difference of two readings. Times are seconds.
 import { Counter } from '../../native/index.js'
 import { type LayerCounts, newLayerCounts } from '../cache/counts.js'
+import { type Activity, newActivity } from './activity.js'
 
 /** Everything that is counted while an engine is open. */
 export interface EngineCounters {
@@ -11,6 +12,8 @@ export interface EngineCounters {
   readonly layers: LayerCounts
   /** [PrefetchFigure.count], written after every step that could look ahead; NaN: not known. */
   readonly prefetch: Float64Array
+  /** Where experts lie and how far requests are, as the engine's thread writes it. */
+  readonly activity: Activity
 }
 
 /** What look-ahead thinks of itself. */
@@ -37,13 +40,15 @@ export const figureDistances = [1, 2, 4] as const
 /** Names of verdicts; `none`: there is nothing to look ahead for. */
 export const verdicts = ['none', 'off', 'on', 'measuring'] as const
 
-export function newCounters(moeLayers: number): EngineCounters {
+/** `experts`: of the whole model. */
+export function newCounters(moeLayers: number, experts = 0, sequences = 0): EngineCounters {
   const doubles = (count: number) =>
     new Float64Array(new SharedArrayBuffer(count * Float64Array.BYTES_PER_ELEMENT))
   return {
     device: doubles(Counter.count),
     layers: newLayerCounts(moeLayers, doubles),
     prefetch: doubles(PrefetchFigure.count).fill(Number.NaN),
+    activity: newActivity(experts, sequences),
   }
 }
 

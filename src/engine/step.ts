@@ -4,6 +4,7 @@
 // belongs to it, and a cancel reaches the device through shared memory.
 import {
   type Batch,
+  Counter,
   type Device,
   EventField,
   type Outcome,
@@ -15,6 +16,7 @@ import {
 import type { Cache } from '../cache/cache.js'
 import { nowhere } from '../cache/place.js'
 import type { Profile } from '../cache/profile.js'
+import type { ExpertLog } from './activity.js'
 import type { LookAhead } from './ahead.js'
 import { countPolicy } from './stats.js'
 
@@ -26,6 +28,8 @@ export interface Stage {
   readonly ahead?: LookAhead | null
   /** Where it is kept which experts are used; null or absent: nowhere. */
   readonly profile?: Profile | null
+  /** Where it is written down which experts lie in memory; null or absent: nowhere. */
+  readonly log?: ExpertLog | null
   readonly firstMoeLayer: number
   /** [StopField.experts + experts], filled by the device at every stop. */
   readonly stop: Int32Array
@@ -82,10 +86,13 @@ function load(stage: Stage, moeLayer: number, wanted: Int32Array, tokens: number
 
 /** Tells the cache what has arrived, and what layers wanted, in this order. */
 function learn(stage: Stage, patienceMs: number): void {
-  const { device, cache, ahead, profile, events, uses, counters } = stage
+  const { device, cache, ahead, profile, log, events, uses, counters } = stage
+  const steps = counters[Counter.steps] ?? 0
   for (let wait = patienceMs; ; wait = 0) {
     const count = device.poll(events, wait)
-    if (count > 0) cache.settle(events.subarray(0, count * EventField.count))
+    const arrived = events.subarray(0, count * EventField.count)
+    if (count > 0) cache.settle(arrived)
+    log?.settled(arrived, steps)
     if (count * EventField.count < events.length) break
   }
   for (let count = device.routed(uses); count > 0; count = device.routed(uses)) {
@@ -94,6 +101,7 @@ function learn(stage: Stage, patienceMs: number): void {
     cache.used(records)
     ahead?.prefetch.used(records)
     profile?.add(records)
+    log?.used(records, steps)
     countPolicy(counters, begin)
   }
 }

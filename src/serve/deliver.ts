@@ -152,7 +152,8 @@ async function readThrough(
     throw new Refusal(500, message.replaceAll(`${folder}/`, ''), { mayRetry: false })
   if (reason === 'cancelled' && !reader.isStopped) {
     signal.throwIfAborted()
-    throw new Refusal(500, 'the answer was cancelled')
+    // From the dashboard: whoever runs the server did not want it.
+    throw new Refusal(503, 'the answer was cancelled', { code: 'cancelled', mayRetry: false })
   }
   const ended: Ended = { reason: reasonOf(reason === 'length', reader), stop: reader.stop }
   watch.end(ended.reason)

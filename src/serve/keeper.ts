@@ -20,6 +20,8 @@ export class Keeper {
   constructor(
     private readonly open: () => Promise<Engine>,
     private readonly log: (line: string) => void,
+    /** Hears of every engine that is opened; null: nobody does. */
+    private readonly onOpen: ((engine: Engine) => void) | null = null,
   ) {}
 
   get isReady(): boolean {
@@ -40,6 +42,7 @@ export class Keeper {
     const engine = await this.open()
     if (this.#isClosed) await engine.close()
     else this.#keep(engine)
+    this.onOpen?.(engine)
     this.#facts = engine.facts
     return engine.facts
   }
@@ -60,6 +63,11 @@ export class Keeper {
       void this.#replace(this.#engine, error)
       throw loading()
     }
+  }
+
+  /** Asks for an early end of a request by its place and number. Returns whether it is in work. */
+  cancel(slot: number, number: number): boolean {
+    return this.#engine?.cancelNumber(slot, number) ?? false
   }
 
   async close(): Promise<void> {

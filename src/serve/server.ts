@@ -12,7 +12,9 @@ import { addChat } from './routes/chat.js'
 import { addCompletions } from './routes/completions.js'
 import { addMessages } from './routes/messages.js'
 import { addModel } from './routes/model.js'
+import { addPage } from './routes/page.js'
 import { addResponses } from './routes/responses.js'
+import { addTelemetry } from './routes/telemetry.js'
 import { addTokens } from './routes/tokens.js'
 import type { Service } from './service.js'
 
@@ -41,6 +43,8 @@ export class Server {
     this.#guard()
     addModel(this.#app, service)
     addTokens(this.#app, service)
+    addTelemetry(this.#app, service)
+    addPage(this.#app)
     addChat(this.#app, service)
     addCompletions(this.#app, service)
     addResponses(this.#app, service)
@@ -99,7 +103,7 @@ export class Server {
           code: 'foreign_host',
         })
       }
-      if (keys.areNone || request.routeOptions.url === '/health') return
+      if (keys.areNone || isOpen(request.routeOptions.url)) return
       if (!keys.admit(request.headers)) {
         throw new Refusal(401, 'a key is needed: Authorization: Bearer KEY, or x-api-key: KEY', {
           code: 'invalid_api_key',
@@ -136,6 +140,11 @@ function newApp(service: Service): FastifyInstance {
     }
   })
   return app
+}
+
+/** Told to anybody: whether it lives, and the page in which a key can be typed. */
+function isOpen(url: string | undefined): boolean {
+  return url === '/health' || url === '/' || url?.startsWith('/page/') === true
 }
 
 /** What node's parser refuses has no request yet, only a socket. */

@@ -14,6 +14,7 @@ import { Keeper } from './keeper.js'
 import { Metrics } from './metrics.js'
 import { Prompts } from './prompts.js'
 import { Refusal } from './refusal.js'
+import { Streams } from './streams.js'
 
 /** What whoever starts the server decides. */
 export interface ServiceWishes {
@@ -32,6 +33,10 @@ export interface ServiceWishes {
   readonly keepAliveMs: number
   /** Tokens that may be thought where a request does not say; null: no limit. */
   readonly reasoningBudget: number | null
+  /** Whether what is said is told to whoever may see the telemetry. */
+  readonly showsText?: boolean | undefined
+  /** Of the drive, bytes per second; absent: it is not known. */
+  readonly ceiling?: number | undefined
   readonly open: () => Promise<Engine>
   readonly log: (line: string) => void
 }
@@ -44,18 +49,25 @@ export interface Service extends ServiceWishes {
   readonly gate: Gate
   readonly thinking: ThinkingMeans
   readonly metrics: Metrics
+  /** What requests said; null: nobody is told. */
+  readonly streams: Streams | null
   /** Aborted when what is still in work shall end. */
   readonly shutdown: AbortController
 }
 
 /** The parts of a service; the model is opened later. */
 export function newService(wishes: ServiceWishes): Service {
-  const keeper = new Keeper(wishes.open, wishes.log)
+  const streams = wishes.showsText === true ? new Streams(wishes.tokenizer) : null
+  const keeper = new Keeper(wishes.open, wishes.log, (engine) => {
+    streams?.forget()
+    if (streams !== null) engine.onToken = (number, token) => streams.drew(number, token)
+  })
   const gate = new Gate(wishes.parallel, wishes.queue)
   return {
     ...wishes,
     created: Math.floor(Date.now() / 1000),
     keeper,
+    streams,
     gate,
     thinking: { tags: thinkingTagsOf(wishes.tokenizer), budget: wishes.reasoningBudget },
     prompts: new Prompts(wishes.folder),

@@ -28,7 +28,11 @@ class Device : public Napi::ObjectWrap<Device> {
          InstanceMethod("routed", &Device::routed), InstanceMethod("foresee", &Device::foresee),
          InstanceMethod("sample", &Device::sample),
          InstanceMethod("routerBiases", &Device::router_biases),
-         InstanceMethod("close", &Device::close), InstanceMethod("describe", &Device::describe)});
+         InstanceMethod("copyBlock", &Device::copy_block),
+         InstanceMethod("readBlock", &Device::read_block),
+         InstanceMethod("writeBlock", &Device::write_block),
+         InstanceMethod("identify", &Device::identify), InstanceMethod("close", &Device::close),
+         InstanceMethod("describe", &Device::describe)});
   }
 
   explicit Device(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Device>(info) {}
@@ -238,6 +242,34 @@ class Device : public Napi::ObjectWrap<Device> {
     return env.Undefined();
   }
 
+  Napi::Value copy_block(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    require(env, device_.copy_block(integer(env, info[0], "from"), integer(env, info[1], "to"),
+                                    integer(env, info[2], "tokens")));
+    return env.Undefined();
+  }
+
+  Napi::Value read_block(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    auto into = uint8s(env, info[2], "into");
+    require(env, device_.read_block(integer(env, info[0], "block"), integer(env, info[1], "tokens"),
+                                    into.Data(), into.ElementLength()));
+    return env.Undefined();
+  }
+
+  Napi::Value write_block(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const auto from = uint8s(env, info[2], "from");
+    require(env,
+            device_.write_block(integer(env, info[0], "block"), integer(env, info[1], "tokens"),
+                                from.Data(), from.ElementLength()));
+    return env.Undefined();
+  }
+
+  Napi::Value identify(const Napi::CallbackInfo& info) {
+    return Napi::String::New(info.Env(), device_.identify());
+  }
+
   Napi::Value close(const Napi::CallbackInfo& info) {
     device_.close();
     control_.Reset();
@@ -326,6 +358,7 @@ void put(Napi::Object table, const char* group, const char* name, int value) {
 Napi::Object contract(Napi::Env env) {
   Napi::Object table = Napi::Object::New(env);
   put(table, "contract", "version", ring::kContractVersion);
+  put(table, "contract", "kernels", ring::kKernelVersion);
 #define RING_PUT(group, list)          \
   do {                                 \
     const char* name_of_group = group; \

@@ -104,6 +104,14 @@ struct Backend {
   // Adds routed outputs in rising expert index, then what `share` made, then the residual.
   Status (*settle)(void* self, int32_t step, int32_t layer);
   Status (*sample)(void* self, int32_t step, const Sampling* sampling, const HeadOutput* output);
+  // The first tokens of a KV block: into another block, out, or in. Outside they lie as
+  // [layer][keys, values][kv head][token][head_dim] in the dtype of the limits. No step may be
+  // open.
+  void (*copy_kv)(void* self, int32_t from, int32_t to, int32_t tokens);
+  void (*read_kv)(void* self, int32_t block, int32_t tokens, uint8_t* into);
+  void (*write_kv)(void* self, int32_t block, int32_t tokens, const uint8_t* from);
+  // Everything of this backend that bits depend on: name, instruction set, products, kernels.
+  const char* (*identify)(void* self);
   // Instruction set or device in use, for people.
   const char* (*describe)(void* self);
   void (*close)(void* self);

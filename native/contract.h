@@ -8,7 +8,11 @@
 namespace ring {
 
 // Raised by one whenever the meaning of a field changes.
-constexpr int kContractVersion = 5;
+constexpr int kContractVersion = 6;
+
+// Raised by one whenever a kernel may give other bits than before: keys and values that were kept
+// on a drive are then not taken for those that would be computed.
+constexpr int kKernelVersion = 1;
 
 // Why `advance` came back. Below `done` the device wants an answer; from `done` on the step has
 // ended. `missing`: experts of the layer are in no slot. `ahead`: they all are, but an expert that
@@ -143,8 +147,8 @@ constexpr int kContractVersion = 5;
   X(progress, 0)        \
   X(cancel, 1)
 
-// What `advance` writes: the layer it stopped at, how many experts it wants still, how many of those
-// it has been given and waits for, then the indices of the wanted.
+// What `advance` writes: the layer it stopped at, how many experts it wants still, how many of
+// those it has been given and waits for, then the indices of the wanted.
 #define RING_STOP_FIELDS(X) \
   X(layer, 0)               \
   X(wanted, 1)              \

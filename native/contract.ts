@@ -177,7 +177,7 @@ export const Limit = {
 } as const
 
 export const contract = {
-  contract: { version: 5 },
+  contract: { version: 6, kernels: 1 },
   reason: Reason,
   code: Code,
   dtype: Dtype,

@@ -116,6 +116,13 @@ class Device {
   Status foresee(int32_t id, bool attends, float* scores, size_t length);
   // Ends the step, whatever became of it.
   Status sample(int32_t id, Reason* reason, OutcomeView& outcome, Status* why);
+  // KV blocks between steps, their first `tokens` tokens: into another block; out, and in, as
+  // Backend has them. Refused while a step is open.
+  Status copy_block(int32_t from, int32_t to, int32_t tokens);
+  Status read_block(int32_t block, int32_t tokens, uint8_t* into, size_t length) const;
+  Status write_block(int32_t block, int32_t tokens, const uint8_t* from, size_t length);
+  // What bits depend on besides the model and the layout. Empty before open.
+  const char* identify() const;
   void close();
   // What the routers add to their probabilities before they choose: [MoE layer][experts], zeros
   // where a layer adds nothing.
@@ -166,6 +173,8 @@ class Device {
   Status require_open() const;
   Status find(int32_t id, Step** step);
   Status check_batch(const BatchView& batch) const;
+  Status check_block(int32_t block, int32_t tokens) const;
+  Status check_kv_bytes(int32_t tokens, size_t length) const;
   void copy_batch(const BatchView& batch, Step& step);
   bool is_cancelled(const Step& step) const;
   Status check_maps();

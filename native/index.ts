@@ -202,6 +202,16 @@ export interface Device {
   routerBiases(biases: Float32Array): void
   /** Ends the step and fills the outcome; returns `done`, or why there is none. */
   sample(step: number, outcome: Outcome): Reason
+  /** Copies the first tokens of a KV block into another one. Like the two below, between steps only. */
+  copyBlock(from: number, to: number, tokens: number): void
+  /**
+   * The first tokens of a KV block as bytes, [layer][keys, values][kv head][token][headDim] in the
+   * layout's dtype; `into` and `from` have exactly that length.
+   */
+  readBlock(block: number, tokens: number, into: Uint8Array): void
+  writeBlock(block: number, tokens: number, from: Uint8Array): void
+  /** All that bits depend on besides model and layout; empty when not open. */
+  identify(): string
   /** Frees everything; may be called in any state, again too. */
   close(): void
   /** Backend, instruction set, threads: one line for people; empty when not open. */

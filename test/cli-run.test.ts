@@ -64,6 +64,7 @@ describe('the JSON object of run', () => {
       finish_reason: 'stop',
       seed: 7,
       prompt_tokens: 20,
+      cached_tokens: 0,
       completion_tokens: number,
       tokens: expect.arrayContaining([1022, 1023, 1021]),
       text: '85',

@@ -87,6 +87,7 @@ class SpeakingEngine {
     const isWhole = left.length === all.length
     const stats = {
       promptTokens: request.prompt.length,
+      cachedTokens: 0,
       completionTokens: left.length,
       firstTokenSeconds: 0,
       decodeSeconds: 0,

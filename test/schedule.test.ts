@@ -2,6 +2,7 @@
 // the schedule is told.
 import { describe, expect, it } from 'vitest'
 import { KvBlocks } from '../src/engine/kv.js'
+import { PrefixTree } from '../src/engine/prefix.js'
 import { Schedule } from '../src/engine/schedule.js'
 import { Sequence } from '../src/engine/sequence.js'
 import { requestOf } from './models.js'
@@ -11,7 +12,7 @@ const DRAW_MS = 50
 
 /** Steps until a prompt of eight pieces is read beside a sequence that draws: whether each had a piece. */
 function stepsWith(drawShare: number): boolean[] {
-  const schedule = new Schedule(new KvBlocks(64), 2, 65, drawShare)
+  const schedule = new Schedule(new PrefixTree(new KvBlocks(64), () => {}), 2, 65, drawShare)
   const stream = new Sequence(0, requestOf([1], { maxTokens: 500 }))
   const reader = new Sequence(1, requestOf(new Array(512).fill(1), { maxTokens: 1 }))
   schedule.add(stream)
@@ -42,7 +43,7 @@ describe('a schedule', () => {
   })
 
   it('reads on at once when nobody draws any more', () => {
-    const schedule = new Schedule(new KvBlocks(64), 2, 65, 0.4)
+    const schedule = new Schedule(new PrefixTree(new KvBlocks(64), () => {}), 2, 65, 0.4)
     const stream = new Sequence(0, requestOf([1], { maxTokens: 500 }))
     const reader = new Sequence(1, requestOf(new Array(512).fill(1), { maxTokens: 1 }))
     for (const one of [stream, reader]) schedule.add(one)

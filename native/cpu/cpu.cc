@@ -50,6 +50,9 @@ Status open_backend(const Model* model, const Limits* limits, void** self) {
   cpu->description = std::string("cpu, ") + kernels->isa + ", " + std::to_string(threads) +
                      (threads == 1 ? " thread" : " threads") +
                      (limits->math == Math::bf16 ? ", BF16 products" : "");
+  cpu->identity = std::string("cpu ") + kernels->isa +
+                  (limits->math == Math::bf16 ? " bf16" : " f32") + " kernels " +
+                  std::to_string(kKernelVersion);
   *self = cpu.release();
   return {};
 }
@@ -162,6 +165,16 @@ Status sample_step(void* self, int32_t step, const Sampling* sampling, const Hea
   Cpu& cpu = *static_cast<Cpu*>(self);
   return sample(cpu, cpu.steps[step], sampling, *output);
 }
+void copy_kv_block(void* self, int32_t from, int32_t to, int32_t tokens) {
+  copy_kv(*static_cast<Cpu*>(self), from, to, tokens);
+}
+void read_kv_block(void* self, int32_t block, int32_t tokens, uint8_t* into) {
+  read_kv(*static_cast<Cpu*>(self), block, tokens, into);
+}
+void write_kv_block(void* self, int32_t block, int32_t tokens, const uint8_t* from) {
+  write_kv(*static_cast<Cpu*>(self), block, tokens, from);
+}
+const char* identify(void* self) { return static_cast<Cpu*>(self)->identity.c_str(); }
 const char* describe(void* self) { return static_cast<Cpu*>(self)->description.c_str(); }
 void close_backend(void* self) { delete static_cast<Cpu*>(self); }
 
@@ -241,6 +254,8 @@ const Backend* cpu_backend() {
                                 cpu::share_layer,      cpu::attend_ahead_layer,
                                 cpu::look_ahead_layer, cpu::mix_layer,
                                 cpu::settle_layer,     cpu::sample_step,
+                                cpu::copy_kv_block,    cpu::read_kv_block,
+                                cpu::write_kv_block,   cpu::identify,
                                 cpu::describe,         cpu::close_backend};
   return &table;
 }

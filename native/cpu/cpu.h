@@ -96,6 +96,7 @@ struct Cpu {
   std::vector<std::vector<float>> thread_scores;  // [thread]: attention scores of one kv group
   std::vector<float> row_logits;                  // logits of a few rows at a time
   std::string description;
+  std::string identity;
 
   // Rows of one piece of a product: enough pieces to share out, none smaller than pays for
   // preparing the activations and for starting to fetch.
@@ -129,5 +130,9 @@ Status look_ahead(Cpu& cpu, StepState& step, int32_t layer, int32_t later_layer,
 Status mix(Cpu& cpu, StepState& step, int32_t layer, const ReadyExpert* experts, int32_t count);
 Status settle(Cpu& cpu, StepState& step, int32_t layer);
 Status sample(Cpu& cpu, StepState& step, const Sampling* sampling, const HeadOutput& output);
+// kv.cc: see Backend.
+void copy_kv(Cpu& cpu, int32_t from, int32_t to, int32_t tokens);
+void read_kv(const Cpu& cpu, int32_t block, int32_t tokens, uint8_t* into);
+void write_kv(Cpu& cpu, int32_t block, int32_t tokens, const uint8_t* from);
 
 }  // namespace ring::cpu

@@ -140,3 +140,17 @@ function numberIn(text: string): number {
   const isNumber = /^-?(?:\d{1,16}(?:\.\d{0,16})?|\.\d{1,16})(?:[eE][-+]?\d{1,3})?$/.test(text)
   return isNumber ? Number(text) : Number.NaN
 }
+
+/** Bytes. */
+export function size(text: string): number {
+  const bytes = budget(text)
+  if ('bytes' in bytes) return bytes.bytes
+  throw new InvalidArgumentError('Expected a size such as 2GiB or 800MB.')
+}
+
+/** From 1 to 1024. */
+export function powerOfTwo(text: string): number {
+  const value = /^\d{1,4}$/.test(text) ? Number(text) : 0
+  if (value >= 1 && value <= 1024 && Number.isInteger(Math.log2(value))) return value
+  throw new InvalidArgumentError('Expected a power of two from 1 to 1024.')
+}

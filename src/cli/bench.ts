@@ -53,8 +53,13 @@ async function measure(
   log: Log,
 ): Promise<Measured> {
   const checkpoint = openCheckpoint(source.folder)
-  // A cold pass begins with empty slots.
-  const wishes = { ...wishesOf(flags, tokenizer.size), remember: undefined }
+  // A cold pass begins with empty slots, and every pass reads its prompts.
+  const wishes = {
+    ...wishesOf(flags, tokenizer.size),
+    remember: undefined,
+    reusesPrefixes: false,
+    kvDir: undefined,
+  }
   const engine = await Engine.open(source.folder, wishes)
   try {
     log.opened(source.name, engine.facts, flags.ctxSize)
@@ -115,6 +120,7 @@ function lengthened(prompt: Int32Array, tokens: number | undefined): Int32Array 
 function addStats(one: RequestStats, other: RequestStats): RequestStats {
   return {
     promptTokens: one.promptTokens + other.promptTokens,
+    cachedTokens: one.cachedTokens + other.cachedTokens,
     completionTokens: one.completionTokens + other.completionTokens,
     firstTokenSeconds: one.firstTokenSeconds + other.firstTokenSeconds,
     decodeSeconds: one.decodeSeconds + other.decodeSeconds,

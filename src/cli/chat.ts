@@ -34,7 +34,9 @@ export async function chat(model: string | undefined, flags: ChatFlags): Promise
   if (flags.json) log.line('--json has no effect on chat')
   const tokenizer = await openText(source.folder)
   const conversation = new Conversation(source.folder, tokenizer, flags)
-  const engine = await Engine.open(source.folder, wishesOf(flags, tokenizer.size))
+  const engine = await Engine.open(source.folder, wishesOf(flags, tokenizer.size), (line) =>
+    log.line(line),
+  )
   try {
     log.opened(source.name, engine.facts, flags.ctxSize)
     if (process.stdin.isTTY) log.line('/help lists what can be said beside text')

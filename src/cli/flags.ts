@@ -20,6 +20,7 @@ import {
   real,
   ropeScaling,
   seed,
+  size,
   whole,
 } from './argument.js'
 import { Failure } from './failure.js'
@@ -38,6 +39,9 @@ export interface SharedFlags {
   readonly threads?: number
   readonly ctxSize?: number
   readonly kvType: 'bf16' | 'f32'
+  readonly kvDir?: string
+  readonly kvDisk?: number
+  readonly kvDiskRate?: number
   readonly ropeScaling?: { readonly factor: number }
   readonly math: 'f32' | 'bf16'
   readonly mirror?: readonly string[]
@@ -125,6 +129,13 @@ export function addSharedFlags(command: Command): Command {
     option('--kv-type <type>', 'how keys and values are kept')
       .choices(['bf16', 'f32'])
       .default('bf16'),
+    option(
+      '--kv-dir <folder>',
+      'keep keys and values there, for later prompts',
+      filled('a folder'),
+    ),
+    option('--kv-disk <size>', 'most bytes there (default: 16GiB)', size),
+    option('--kv-disk-rate <size>', 'most bytes written a second (default: 64MB)', size),
     option('--rope-scaling <yarn,factor>', 'extend the context by YaRN', ropeScaling),
     option('--expert-ram <size>', 'memory for experts: 96GiB, or 25% of all', budget),
     option('--expert-vram <size>', 'GPU memory for experts: a size, or a share of all', budget),
@@ -307,6 +318,9 @@ export function wishesOf(flags: SharedFlags, sampleable?: number): EngineWishes 
     contextTokens: flags.ctxSize,
     kvType: flags.kvType,
     threads: flags.threads,
+    kvDir: flags.kvDir,
+    kvDiskBytes: flags.kvDisk,
+    kvDiskRate: flags.kvDiskRate,
     ropeScaling: flags.ropeScaling,
     sampleable,
     math: flags.math,
@@ -361,6 +375,9 @@ export function idleFlags(flags: SharedFlags & Partial<DrawFlags>): string[] {
     if (isIdle) lines.push(`${flag} has no effect${reason === '' ? ' yet' : ` ${reason}`}`)
   }
   idle('--expert-vram', flags.expertVram !== undefined, 'yet: there is no GPU backend')
+  const isDiskless = flags.kvDir === undefined
+  idle('--kv-disk', flags.kvDisk !== undefined && isDiskless, 'without --kv-dir')
+  idle('--kv-disk-rate', flags.kvDiskRate !== undefined && isDiskless, 'without --kv-dir')
   const isUnbudgeted = flags.loadMode === 'mapped' && flags.expertRam === undefined
   idle(
     '--policy',

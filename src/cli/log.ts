@@ -41,11 +41,12 @@ export class Log {
   }
 
   rates(stats: RequestStats, { experts }: EngineFacts): void {
-    const { promptTokens, completionTokens, firstTokenSeconds, decodeSeconds } = stats
-    const prefill = rateOf(promptTokens, firstTokenSeconds)
+    const { promptTokens, cachedTokens, completionTokens, firstTokenSeconds, decodeSeconds } = stats
+    const prefill = rateOf(promptTokens - cachedTokens, firstTokenSeconds)
+    const known = cachedTokens > 0 ? `, ${cachedTokens} of them known` : ''
     const decode = rateOf(completionTokens - 1, decodeSeconds)
     this.line(
-      `prompt ${promptTokens} tokens${prefill === null ? '' : `, ${shortly(prefill)} per second`}; ` +
+      `prompt ${promptTokens} tokens${known}${prefill === null ? '' : `, ${shortly(prefill)} per second`}; ` +
         `answer ${completionTokens} tokens${decode === null ? '' : `, ${shortly(decode)} per second`}`,
     )
     const counted = countedHits(stats)

@@ -30,7 +30,7 @@ export interface RunFacts {
 /** Rates per second, times in seconds, sizes in bytes, shares from 0 to 1. */
 export function runReport(facts: RunFacts): Record<string, unknown> {
   const { stats, engine } = facts
-  const { promptTokens, completionTokens, firstTokenSeconds, decodeSeconds } = stats
+  const { promptTokens, cachedTokens, completionTokens, firstTokenSeconds, decodeSeconds } = stats
   const hasDrawn = completionTokens > 0
   return {
     model: facts.model,
@@ -41,12 +41,13 @@ export function runReport(facts: RunFacts): Record<string, unknown> {
     finish_reason: facts.finishReason,
     seed: facts.seed,
     prompt_tokens: promptTokens,
+    cached_tokens: cachedTokens,
     completion_tokens: completionTokens,
     tokens: facts.tokens,
     text: facts.text,
     reasoning: facts.reasoning,
     ttft_s: hasDrawn ? firstTokenSeconds : null,
-    prefill_tok_s: hasDrawn ? rateOf(promptTokens, firstTokenSeconds) : null,
+    prefill_tok_s: hasDrawn ? rateOf(promptTokens - cachedTokens, firstTokenSeconds) : null,
     decode_tok_s: rateOf(completionTokens - 1, decodeSeconds),
     ...usageReport(facts),
   }

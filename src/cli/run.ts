@@ -31,7 +31,9 @@ export async function run(model: string | undefined, flags: RunFlags): Promise<n
     ? rawPrompt(tokenizer, text)
     : new Conversation(source.folder, tokenizer, flags).ask(text)
   const interrupts = new Interrupts()
-  const engine = await Engine.open(source.folder, wishesOf(flags, tokenizer.size))
+  const engine = await Engine.open(source.folder, wishesOf(flags, tokenizer.size), (line) =>
+    log.line(line),
+  )
   try {
     log.opened(source.name, engine.facts, flags.ctxSize)
     if (isChosen) log.line(`no prompt given (-p TEXT), so the question is: ${text}`)

@@ -11,7 +11,7 @@ import type { OpenWishes } from './open.js'
 import type { EngineFacts, FromWorker, ToWorker, WorkerData } from './protocol.js'
 import type { Request } from './sequence.js'
 
-export interface EngineWishes extends Omit<OpenWishes, 'control'> {
+export interface EngineWishes extends Omit<OpenWishes, 'control' | 'wake' | 'log'> {
   /** Record routing into this file. */
   readonly tracePath?: string | undefined
   /** Of the time, from 0 to below 1, what sequences that draw keep while prompts are read. */
@@ -91,9 +91,16 @@ export class Engine {
   /** Why something that was recorded could not be written. */
   #unwritten: Error | null = null
 
-  /** Starts the thread and opens the model in it. Throws ModelError when it cannot be opened. */
-  static async open(folder: string, wishes: EngineWishes = {}): Promise<Engine> {
-    const engine = new Engine(folder, wishes)
+  /**
+   * Starts the thread and opens the model in it; `log` hears what a person should know while it is
+   * open. Throws ModelError when it cannot be opened.
+   */
+  static async open(
+    folder: string,
+    wishes: EngineWishes = {},
+    log: (line: string) => void = () => {},
+  ): Promise<Engine> {
+    const engine = new Engine(folder, wishes, log)
     await engine.#ready
     return engine
   }
@@ -104,7 +111,11 @@ export class Engine {
     reject: () => {},
   }
 
-  private constructor(folder: string, wishes: EngineWishes) {
+  private constructor(
+    folder: string,
+    wishes: EngineWishes,
+    private readonly log: (line: string) => void,
+  ) {
     const sequences = wishes.sequences ?? 1
     this.#control = sharedWords(Control.cancel + sequences)
     this.#wakeWord = sharedWords(1)
@@ -241,6 +252,9 @@ export class Engine {
       case 'unwritten':
         this.#unwritten = new ModelError(message.message)
         break
+      case 'told':
+        this.log(message.line)
+        break
       case 'lessons':
         this.#learner?.learn()
         break
@@ -293,6 +307,7 @@ function endingOfUnstarted(request: Request): Ending {
     message: '',
     stats: {
       promptTokens: request.prompt.length,
+      cachedTokens: 0,
       completionTokens: 0,
       firstTokenSeconds: 0,
       decodeSeconds: 0,

@@ -7,6 +7,7 @@ import { rowsOf, type Share, StepBatch } from './batch.js'
 import { KvBlocks } from './kv.js'
 import type { OpenModel } from './open.js'
 import { StepOutcome } from './outcome.js'
+import { PrefixTree } from './prefix.js'
 import { usualDrawShare } from './protocol.js'
 import type { TraceRecorder } from './recorder.js'
 import { Schedule } from './schedule.js'
@@ -14,6 +15,7 @@ import { type Scored, ScoreSheet } from './score.js'
 import { type FinishReason, type Request, Sequence } from './sequence.js'
 import {
   countExpertRequests,
+  KvFigure,
   newRequestStats,
   type RequestStats,
   readUsage,
@@ -56,6 +58,8 @@ interface Account {
 }
 
 export class Loop {
+  #isParked = false
+  readonly #prefixes: PrefixTree
   readonly #schedule: Schedule
   readonly #batch = new StepBatch()
   readonly #outcome = new StepOutcome()
@@ -75,12 +79,22 @@ export class Loop {
     const { config } = model.checkpoint
     const { plan } = model
     this.#log = new RequestLog(model.counters.activity)
-    this.#schedule = new Schedule(
+    const { device } = model.stage
+    const { kvStore } = model
+    this.#prefixes = new PrefixTree(
       new KvBlocks(plan.kvBlocks),
+      (from, to, tokens) => device.copyBlock(from, to, tokens),
+      (node) => kvStore?.offer(node),
+    )
+    this.#schedule = new Schedule(
+      this.#prefixes,
       plan.sequences,
       plan.stepTokens,
       drawShare,
+      kvStore,
     )
+    model.counters.kv[KvFigure.blocks] = plan.kvBlocks
+    this.#countBlocks()
     this.#moeLayers = config.layers - config.firstMoeLayer
     this.#topK = config.topK
     const { kept } = model
@@ -93,6 +107,11 @@ export class Loop {
     return this.#schedule.isIdle
   }
 
+  /** Whether the last turn had no step to run, because all that is asked for is being read. */
+  get isParked(): boolean {
+    return this.#isParked
+  }
+
   /** Why the last step gave no results, one sentence; empty when it did. */
   get message(): string {
     return this.#outcome.message
@@ -100,8 +119,10 @@ export class Loop {
 
   /** Takes a request; `slot` is the number of its cancel flag and its name towards the listener. */
   add(slot: number, request: Request): void {
-    const sequence = new Sequence(slot, request)
     const wantsSheet = request.score || request.routing
+    // What is told of every token of a prompt is only known where they are computed.
+    const mayReuse = this.model.reusesPrefixes && !wantsSheet && this.recorder === null
+    const sequence = new Sequence(slot, request, mayReuse)
     this.#accounts.set(sequence, {
       stats: newRequestStats(request.prompt.length),
       sheet: wantsSheet ? new ScoreSheet(sequence, this.#moeLayers, this.#topK) : null,
@@ -116,8 +137,11 @@ export class Loop {
   /** One step, if anybody has work. Returns why it ended; done also when there was none. */
   turn(): Reason {
     this.#endCancelled()
+    this.tend()
     const shares = this.#schedule.next()
-    if (shares.length === 0) return Reason.done
+    this.#isParked = shares.length === 0
+    this.#countBlocks()
+    if (this.#isParked) return Reason.done
     this.#batch.fill(shares)
     this.#outcome.prepare(shares, this.#moeLayers * this.#topK, this.#scoresPerToken)
     const begin = performance.now()
@@ -127,6 +151,11 @@ export class Loop {
     else if (reason !== Reason.cancelled) this.#fail(shares, this.#outcome.message)
     this.#endCancelled()
     return reason
+  }
+
+  /** Between steps, and while nobody asks for anything: what the drive of KV has brought or can take. */
+  tend(): void {
+    this.#schedule.tend()
   }
 
   /** Ends every sequence for the same reason. */
@@ -155,6 +184,7 @@ export class Loop {
       token += share.tokens
       sequence.computed += share.tokens
       this.#log.read(sequence, share.tokens)
+      this.#prefixes.grow(sequence)
       if (share.sampled) this.#draw(sequence, row - 1, requests)
       else if (sequence.pending === 0) this.#end(sequence, 'length', '')
     }
@@ -201,12 +231,23 @@ export class Loop {
     const { stats, sheet, usage } = this.#accountOf(sequence)
     if (usage !== null && stats.completionTokens > 1)
       stats.decode = usageBetween(usage, readUsage(this.model.counters))
+    stats.cachedTokens = sequence.cached
+    const { kv } = this.model.counters
+    kv[KvFigure.hitTokens] = (kv[KvFigure.hitTokens] ?? 0) + sequence.cached
+    kv[KvFigure.queryTokens] = (kv[KvFigure.queryTokens] ?? 0) + sequence.reusable
     this.#schedule.remove(sequence)
     this.#log.ended(sequence, reason)
+    this.#countBlocks()
     this.recorder?.end(sequence)
     this.#accounts.delete(sequence)
     const scored = sheet?.finish()
     this.listener.onEnding(sequence.slot, { reason, message, stats, scored })
+  }
+
+  #countBlocks(): void {
+    const { kv } = this.model.counters
+    kv[KvFigure.used] = this.model.plan.kvBlocks - this.#prefixes.free
+    kv[KvFigure.remembering] = this.#prefixes.remembering
   }
 
   #accountOf(sequence: Sequence): Account {

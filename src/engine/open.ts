@@ -33,8 +33,11 @@ import {
   planExperts,
   sizesOf,
 } from './budget.js'
+import { identityOf, originOf } from './kvidentity.js'
+import { checkKvDir, type KvDiskWishes, KvStore } from './kvstore.js'
 import {
   automaticKvShare,
+  kvBytesPerToken,
   type LayoutParts,
   type LayoutWishes,
   layoutOf,
@@ -62,6 +65,10 @@ export interface OpenModel {
   readonly forecast: ForecastMemory | null
   /** Why checksums that were recorded are not used; null where there is nothing to say. */
   readonly note: string | null
+  /** Whether requests take what earlier ones have computed of their prompts. */
+  readonly reusesPrefixes: boolean
+  /** KV on a drive; null: none is kept there. */
+  readonly kvStore: KvStore | null
   /** Words that another thread may write: see Control. */
   readonly control: Int32Array
   /** Figures that another thread may read. */
@@ -69,7 +76,7 @@ export interface OpenModel {
   close(): void
 }
 
-export interface OpenWishes extends LayoutWishes, BudgetWishes, ProfileWishes {
+export interface OpenWishes extends LayoutWishes, BudgetWishes, ProfileWishes, KvDiskWishes {
   readonly ropeScaling?: { readonly factor: number } | undefined
   /** Which experts stay in slots: the name of a policy. */
   readonly policy?: string | undefined
@@ -77,8 +84,14 @@ export interface OpenWishes extends LayoutWishes, BudgetWishes, ProfileWishes {
   readonly prefetch?: PrefetchMode | undefined
   /** Tokens after which the forecast learns within the step; absent: another thread does, or nobody. */
   readonly forecastEvery?: number | undefined
+  /** Whether requests take what earlier ones have computed of their prompts; absent: they do. */
+  readonly reusesPrefixes?: boolean | undefined
   /** Words over shared memory, Control.cancel + sequences of them; absent: this thread's own. */
   readonly control?: Int32Array | undefined
+  /** A shared word that is changed and notified when something has arrived; absent: nobody sleeps. */
+  readonly wake?: Int32Array | undefined
+  /** Hears what a person should know while the model is open. */
+  readonly log?: ((line: string) => void) | undefined
 }
 
 /** Share of free memory for KV when experts compete for it. */
@@ -111,6 +124,7 @@ export function openModel(
   const scores = new Float32Array((config.layers - config.firstMoeLayer) * config.experts)
   // Before anything is read: a policy or a file that does not exist is a mistake of the person.
   const profile = openProfile(checkpoint, wishes, experts.slots > 0)
+  checkKvDir(wishes)
   const cache = cacheOf(checkpoint, experts, wishes, counters, scores, profile.known)
   const isAdvised = experts.loadMode === 'mapped' && experts.slots > 0
   const recorded = wishes.scores?.ahead ?? null
@@ -162,6 +176,17 @@ export function openModel(
     uses: new Int32Array(Math.max(recordsAtOnce, config.experts) * UseField.count),
     counters: counters.device,
   }
+  const kvStore =
+    wishes.kvDir === undefined
+      ? null
+      : new KvStore(wishes.kvDir, wishes, {
+          device,
+          identity: identityOf(originOf(checkpoint, plan.kvType, device.identify())),
+          bytesPerToken: kvBytesPerToken(config, plan.kvType),
+          wake: wishes.wake ?? new Int32Array(new SharedArrayBuffer(4)),
+          figures: counters.kv,
+          log: wishes.log ?? (() => {}),
+        })
   const notes = [manifest.note, profile.note].filter((note) => note !== null)
   return {
     ...{ checkpoint, plan, experts, control, counters, stage },
@@ -170,9 +195,14 @@ export function openModel(
         ? new Warmth(cache, known.hottest(), stage)
         : null,
     kept: wishes.scores ?? null,
+    reusesPrefixes: wishes.reusesPrefixes ?? true,
+    kvStore,
     forecast: forecast?.memory ?? null,
     note: notes.length > 0 ? notes.join('; ') : null,
-    close: () => device.close(),
+    close: () => {
+      kvStore?.close()
+      device.close()
+    },
   }
 }
 

@@ -34,7 +34,7 @@ export interface EngineFacts {
 
 export interface WorkerData {
   readonly folder: string
-  readonly wishes: Omit<OpenWishes, 'control'>
+  readonly wishes: Omit<OpenWishes, 'control' | 'wake' | 'log'>
   /** Where routing is recorded. */
   readonly tracePath?: string | undefined
   /** Of the time, as `usualDrawShare`, which it is where left out. */
@@ -56,6 +56,8 @@ export type FromWorker =
   | { readonly kind: 'lost'; readonly message: string }
   /** What was recorded could not be written in the end. */
   | { readonly kind: 'unwritten'; readonly message: string }
+  /** What a person should know, one line. */
+  | { readonly kind: 'told'; readonly line: string }
   | { readonly kind: 'token'; readonly slot: number; readonly emission: Emission }
   /** So much has been used since that the forecast can learn from it. */
   | { readonly kind: 'lessons' }

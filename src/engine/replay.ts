@@ -179,6 +179,23 @@ export class ReplayDevice implements Device {
     biases.fill(0)
   }
 
+  /** It has no keys and values, so a copy of them is done at once, and none lie outside. */
+  copyBlock(): void {
+    this.#open()
+  }
+
+  readBlock(): void {
+    throw refusal('bad_argument', 'a device that replays has no keys and values')
+  }
+
+  writeBlock(): void {
+    throw refusal('bad_argument', 'a device that replays has no keys and values')
+  }
+
+  identify(): string {
+    return 'replay'
+  }
+
   poll(events: Int32Array, waitMs: number): number {
     this.#open()
     return this.#slots?.poll(events, waitMs > 0) ?? 0

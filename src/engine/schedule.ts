@@ -1,13 +1,17 @@
 // Which sequences share a step. Sequences that draw go first, one token each; what is left of the
 // step's tokens reads prompts, in order of arrival, so a long prompt is read in pieces between the
 // draws of the others; after a step with prompts, steps without follow until the draws have had their share
-// of the time. A sequence is admitted when its KV blocks are free.
+// of the time. A sequence is admitted when its KV blocks are free, and begins behind what others have
+// computed of its prompt; what another one computes in this very step it waits for.
 import { type Share, shareOf } from './batch.js'
-import { blocksFor, type KvBlocks } from './kv.js'
+import type { KvStore } from './kvstore.js'
+import type { PrefixTree } from './prefix.js'
 import type { Sequence } from './sequence.js'
 
 export class Schedule {
   readonly #waiting: Sequence[] = []
+  /** Admitted, while the beginning of their prompts is read from a drive. */
+  readonly #fetching: Sequence[] = []
   readonly #running: Sequence[] = []
   /** Time that steps without prompts are to be given before the next with one. */
   #owedMs = 0
@@ -15,19 +19,21 @@ export class Schedule {
   #hasPrompts = false
 
   constructor(
-    private readonly kv: KvBlocks,
+    private readonly prefixes: PrefixTree,
     private readonly sequencesMax: number,
     private readonly stepTokens: number,
     /** Of the time, from 0 to below 1, what sequences that draw are given beside prompts. */
     private readonly drawShare: number,
+    /** Null: nothing is kept on a drive. */
+    private readonly store: KvStore | null = null,
   ) {}
 
   get isIdle(): boolean {
-    return this.#waiting.length === 0 && this.#running.length === 0
+    return this.sequences.length === 0
   }
 
   get sequences(): readonly Sequence[] {
-    return [...this.#running, ...this.#waiting]
+    return [...this.#running, ...this.#fetching, ...this.#waiting]
   }
 
   add(sequence: Sequence): void {
@@ -36,12 +42,20 @@ export class Schedule {
 
   /** Takes a sequence out and frees its blocks. */
   remove(sequence: Sequence): void {
-    for (const list of [this.#waiting, this.#running]) {
+    this.store?.forget(sequence)
+    for (const list of [this.#waiting, this.#fetching, this.#running]) {
       const index = list.indexOf(sequence)
       if (index >= 0) list.splice(index, 1)
     }
-    this.kv.give(sequence.blocks)
-    sequence.blocks = []
+    this.prefixes.release(sequence)
+  }
+
+  /** Between steps: what the drive has brought, and what it can take. */
+  tend(): void {
+    this.store?.turn(this.prefixes, (sequence) => {
+      this.#fetching.splice(this.#fetching.indexOf(sequence), 1)
+      this.#running.push(sequence)
+    })
   }
 
   /** The shares of the next step; empty when nothing can run. */
@@ -60,6 +74,8 @@ export class Schedule {
     if (this.#owedMs > 0) return shares
     for (const sequence of this.#running) {
       if (sequence.pending <= 1 || room < 1) continue
+      this.prefixes.follow(sequence)
+      if (this.#isComputedBy(shares, sequence)) continue
       this.#hasPrompts = true
       const tokens = Math.min(sequence.pending, room)
       shares.push(shareOf(sequence, tokens))
@@ -75,15 +91,19 @@ export class Schedule {
     else this.#owedMs -= ms
   }
 
+  #isComputedBy(shares: readonly Share[], sequence: Sequence): boolean {
+    return shares.some((share) => this.prefixes.isNextOf(sequence, share.sequence, share.tokens))
+  }
+
   #admit(): void {
     for (;;) {
       const first = this.#waiting[0]
-      if (first === undefined || this.#running.length >= this.sequencesMax) return
-      const blocks = this.kv.take(blocksFor(first.tokens.length))
-      if (blocks === null) return
-      first.blocks = blocks
+      const running = this.#running.length + this.#fetching.length
+      if (first === undefined || running >= this.sequencesMax) return
+      if (!this.prefixes.admit(first)) return
       this.#waiting.shift()
-      this.#running.push(first)
+      if (this.store?.fetch(first)) this.#fetching.push(first)
+      else this.#running.push(first)
     }
   }
 }

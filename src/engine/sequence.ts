@@ -1,5 +1,6 @@
 // One request's tokens, from prompt to last draw. It knows when it is finished and why; it knows
 // nothing of other sequences, of steps or of text.
+import type { PrefixNode } from './prefix.js'
 import type { Sampling } from './sampling.js'
 import { type ThinkingLimit, ThinkingWatch } from './thinkinglimit.js'
 
@@ -32,14 +33,20 @@ export class Sequence {
   /** Tokens whose keys and values are kept. */
   computed = 0
   finished: FinishReason | null = null
+  /** Of those, tokens of the prompt that were known before and not computed. */
+  cached = 0
   /** KV blocks, taken when the sequence is admitted. */
-  blocks: readonly number[] = []
+  blocks: number[] = []
+  /** What stands for the first of them, full ones, where others may find them. */
+  path: PrefixNode[] = []
   readonly #thinking: ThinkingWatch | null
 
   constructor(
     /** Number of its cancel flag. */
     readonly slot: number,
     readonly request: Request,
+    /** Whether keys and values of its prompt may be taken from others. */
+    private readonly mayReuse = false,
   ) {
     this.tokens = new Int32Array(request.prompt.length + request.maxTokens)
     this.tokens.set(request.prompt)
@@ -64,6 +71,17 @@ export class Sequence {
   /** The id that the next draw must give, or -1 where it is free. */
   get forced(): number {
     return this.#thinking?.forced ?? -1
+  }
+
+  /** Of its prompt, how many tokens may be taken from others: never the last, whose logits are wanted. */
+  get reusable(): number {
+    return this.mayReuse ? this.promptLength - 1 : 0
+  }
+
+  /** The first `count` tokens are computed: others have done it. */
+  reuse(count: number): void {
+    this.cached += Math.max(0, count - this.computed)
+    this.computed = Math.max(this.computed, count)
   }
 
   /** Whether reading `count` more tokens ends in a draw. */

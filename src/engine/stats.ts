@@ -14,6 +14,8 @@ export interface EngineCounters {
   readonly prefetch: Float64Array
   /** Where experts lie and how far requests are, as the engine's thread writes it. */
   readonly activity: Activity
+  /** [KvFigure.count], in memory as of the last step, on the drive as of the last change. */
+  readonly kv: Float64Array
 }
 
 /** What look-ahead thinks of itself. */
@@ -34,6 +36,24 @@ export const PrefetchFigure = {
   count: 18,
 } as const
 
+/** KV blocks in memory and on the drive. */
+export const KvFigure = {
+  /** Blocks that there are, that sequences in work have, and others that remember tokens. */
+  blocks: 0,
+  used: 1,
+  remembering: 2,
+  /** Since open: tokens of prompts that were known, of those that could have been. */
+  hitTokens: 3,
+  queryTokens: 4,
+  /** On the drive. */
+  diskBlocks: 5,
+  diskBytes: 6,
+  bytesRead: 7,
+  bytesWritten: 8,
+  damaged: 9,
+  count: 10,
+} as const
+
 /** Distances of which these are told. */
 export const figureDistances = [1, 2, 4] as const
 
@@ -49,6 +69,7 @@ export function newCounters(moeLayers: number, experts = 0, sequences = 0): Engi
     layers: newLayerCounts(moeLayers, doubles),
     prefetch: doubles(PrefetchFigure.count).fill(Number.NaN),
     activity: newActivity(experts, sequences),
+    kv: doubles(KvFigure.count),
   }
 }
 
@@ -139,6 +160,8 @@ export function usageBetween(before: Usage, after: Usage): Usage {
 /** Of one request. */
 export interface RequestStats {
   promptTokens: number
+  /** Of those, how many were known from earlier requests and not computed. */
+  cachedTokens: number
   completionTokens: number
   /** From arrival at the engine to the first drawn token. */
   firstTokenSeconds: number
@@ -153,6 +176,7 @@ export interface RequestStats {
 export function newRequestStats(promptTokens: number): RequestStats {
   return {
     promptTokens,
+    cachedTokens: 0,
     completionTokens: 0,
     firstTokenSeconds: 0,
     decodeSeconds: 0,

@@ -16,6 +16,8 @@ const { folder, wishes, tracePath, drawShare, control, wake, port } = workerData
 
 /** How often slots that wait to be filled are looked after while nobody asks for anything. */
 const warmingMs = 5
+/** How often a sequence that waits for its KV is asked whether it still wants it. */
+const parkedMs = 20
 /** Steps after which the forecast learns anew. */
 const stepsPerLesson = 32
 
@@ -25,7 +27,8 @@ function send(message: FromWorker): void {
 
 function open(): { model: OpenModel; recorder: TraceRecorder | null } | null {
   try {
-    const model = openModel(folder, { ...wishes, control })
+    const log = (line: string) => send({ kind: 'told', line })
+    const model = openModel(folder, { ...wishes, control, wake, log })
     return { model, recorder: record(model) }
   } catch (error) {
     // Anything that is not about the model is a fault of ours and shows as one.
@@ -90,10 +93,15 @@ function serve(model: OpenModel, recorder: TraceRecorder | null): void {
     }
     if (loop.isIdle) {
       const isWarming = model.warmth?.turn() ?? false
+      loop.tend()
       Atomics.wait(wake, 0, seen, isWarming ? warmingMs : undefined)
       continue
     }
     const reason = loop.turn()
+    if (loop.isParked) {
+      Atomics.wait(wake, 0, seen, parkedMs)
+      continue
+    }
     steps += 1
     if (model.forecast !== null && steps % stepsPerLesson === 0) send({ kind: 'lessons' })
     if (reason === Reason.lost) {

@@ -29,6 +29,8 @@ interface Run {
   readonly generation: Generation
   readonly reader: AnswerReader
   readonly watch: Watch
+  /** Of the prompt, known once it is over. */
+  cachedTokens: number
 }
 
 /** Answers on `reply`; throws a Refusal as long as nothing has been sent. Returns what it cost. */
@@ -60,7 +62,8 @@ function begin({ keeper, tokenizer, metrics }: Service, { choices }: Order): Run
     for (const choice of choices) {
       const generation = keeper.generate(choice.request)
       const reader = new AnswerReader(tokenizer, choice.reading)
-      runs.push({ choice, generation, reader, watch: metrics.watch(choice.request.prompt.length) })
+      const watch = metrics.watch(choice.request.prompt.length)
+      runs.push({ choice, generation, reader, watch, cachedTokens: 0 })
     }
     return runs
   } catch (error) {
@@ -135,10 +138,11 @@ async function stream(
 /** Reads one answer to its end; returns why it ended, throws a Refusal where it did not by itself. */
 async function readThrough(
   { folder }: Service,
-  { generation, reader, watch }: Run,
+  run: Run,
   signal: AbortSignal,
   onDelta: (delta: Delta) => Promise<void>,
 ): Promise<Ended> {
+  const { generation, reader, watch } = run
   for await (const emission of generation) {
     watch.token()
     for (const delta of reader.push(emission)) await onDelta(delta)
@@ -146,7 +150,8 @@ async function readThrough(
   }
   for (const delta of reader.end()) await onDelta(delta)
   if (reader.isStopped) generation.cancel()
-  const { reason, message } = await generation.ending
+  const { reason, message, stats } = await generation.ending
+  run.cachedTokens = stats.cachedTokens
   // Which file cannot be read is said, where it lies is not.
   if (reason === 'failed')
     throw new Refusal(500, message.replaceAll(`${folder}/`, ''), { mayRetry: false })
@@ -165,12 +170,17 @@ function reasonOf(isAtLength: boolean, { isStopped, calls }: AnswerReader): Ende
   return calls > 0 ? 'tool_calls' : 'stop'
 }
 
-/** The prompt of several answers was read for each, but is counted once, as clients expect. */
+/** The prompt of several answers is counted once, as clients expect, and as the first of them found it. */
 function usageOf(runs: readonly Run[]): TokenUsage {
-  const prompts = new Set(runs.map(({ choice }) => choice.request.prompt))
+  const prompts = new Map<Int32Array, number>()
+  for (const { choice, cachedTokens } of runs) {
+    const { prompt } = choice.request
+    prompts.set(prompt, Math.min(cachedTokens, prompts.get(prompt) ?? cachedTokens))
+  }
   const sum = (of: (run: Run) => number) => runs.reduce((total, run) => total + of(run), 0)
   return {
-    promptTokens: [...prompts].reduce((total, prompt) => total + prompt.length, 0),
+    promptTokens: [...prompts.keys()].reduce((total, prompt) => total + prompt.length, 0),
+    cachedTokens: [...prompts.values()].reduce((total, cached) => total + cached, 0),
     completionTokens: sum(({ reader }) => reader.tokens),
     reasoningTokens: sum(({ reader }) => reader.reasoningTokens),
   }

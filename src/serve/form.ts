@@ -36,6 +36,8 @@ export interface Told {
 
 export interface TokenUsage {
   readonly promptTokens: number
+  /** Of those, how many were known from earlier requests. */
+  readonly cachedTokens: number
   readonly completionTokens: number
   readonly reasoningTokens: number
 }
@@ -63,6 +65,7 @@ export interface Form {
 
 export function usageObject({
   promptTokens,
+  cachedTokens,
   completionTokens,
   reasoningTokens,
 }: TokenUsage): object {
@@ -70,7 +73,7 @@ export function usageObject({
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,
     total_tokens: promptTokens + completionTokens,
-    prompt_tokens_details: { cached_tokens: 0 },
+    prompt_tokens_details: { cached_tokens: cachedTokens },
     completion_tokens_details: { reasoning_tokens: reasoningTokens },
   }
 }

@@ -34,7 +34,7 @@ export class MessagesForm implements Form {
   }
 
   opening(_index: number, promptTokens: number): WireEvent[] {
-    const usage = { promptTokens, completionTokens: 0, reasoningTokens: 0 }
+    const usage = { promptTokens, cachedTokens: 0, completionTokens: 0, reasoningTokens: 0 }
     return [event('message_start', { message: this.#message(usage) })]
   }
 
@@ -141,11 +141,12 @@ function stopReasonOf({ reason, stop }: Ended): string {
   return reason === 'tool_calls' ? 'tool_use' : 'end_turn'
 }
 
-function usageOf({ promptTokens, completionTokens }: TokenUsage): object {
+/** What was read from the cache is told apart from the rest of the input. */
+function usageOf({ promptTokens, cachedTokens, completionTokens }: TokenUsage): object {
   return {
-    input_tokens: promptTokens,
+    input_tokens: promptTokens - cachedTokens,
     cache_creation_input_tokens: 0,
-    cache_read_input_tokens: 0,
+    cache_read_input_tokens: cachedTokens,
     output_tokens: completionTokens,
   }
 }

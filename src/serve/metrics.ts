@@ -2,7 +2,7 @@
 // counts is read from its shared memory at the moment of asking; it starts again at 0 with a new
 // engine, as counters may.
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
-import { readUsage, type Usage } from '../engine/stats.js'
+import { KvFigure, readUsage, type Usage } from '../engine/stats.js'
 import type { Gate } from './gate.js'
 import type { Keeper } from './keeper.js'
 
@@ -50,6 +50,7 @@ export class Metrics {
     )
     addGauges(this.registry, gate, keeper)
     addEngine(this.registry, keeper)
+    addKv(this.registry, keeper)
     collectDefaultMetrics({ register: this.registry })
   }
 
@@ -154,4 +155,35 @@ function addEngine(registry: Registry, keeper: Keeper): void {
     'Of those, experts that it did not want',
     usage(({ aheadWasted }) => aheadWasted),
   )
+}
+
+/** KV blocks, and what earlier requests have spared later ones. */
+function addKv(registry: Registry, keeper: Keeper): void {
+  const read = (figure: number) => keeper.facts?.counters.kv[figure] ?? 0
+  const registers = [registry]
+  const gauge = (name: string, help: string, figure: number) =>
+    new Gauge({
+      ...{ name, help, registers },
+      collect() {
+        this.set(read(figure))
+      },
+    })
+  const counter = (name: string, help: string, figure: number) =>
+    new Counter({
+      ...{ name, help, registers },
+      collect() {
+        this.reset()
+        this.inc(read(figure))
+      },
+    })
+  gauge('ring_kv_blocks', 'KV blocks in memory', KvFigure.blocks)
+  gauge('ring_kv_blocks_used', 'Of those, blocks of sequences in work', KvFigure.used)
+  gauge('ring_prefix_blocks', 'KV blocks kept for later requests', KvFigure.remembering)
+  gauge('ring_prefix_disk_blocks', 'KV blocks on the drive', KvFigure.diskBlocks)
+  gauge('ring_prefix_disk_bytes', 'Their bytes', KvFigure.diskBytes)
+  counter('ring_prefix_query_tokens_total', 'Tokens of prompts looked for', KvFigure.queryTokens)
+  counter('ring_prefix_hit_tokens_total', 'Of those, tokens that were known', KvFigure.hitTokens)
+  counter('ring_prefix_read_bytes_total', 'Bytes of KV read', KvFigure.bytesRead)
+  counter('ring_prefix_written_bytes_total', 'Bytes of KV written', KvFigure.bytesWritten)
+  counter('ring_prefix_damaged_total', 'Files of KV that were damaged', KvFigure.damaged)
 }

@@ -213,10 +213,11 @@ function echoOf(body: ResponsesBody): object {
   }
 }
 
-function usageOf({ promptTokens, completionTokens, reasoningTokens }: TokenUsage): object {
+function usageOf(usage: TokenUsage): object {
+  const { promptTokens, cachedTokens, completionTokens, reasoningTokens } = usage
   return {
     input_tokens: promptTokens,
-    input_tokens_details: { cached_tokens: 0 },
+    input_tokens_details: { cached_tokens: cachedTokens },
     output_tokens: completionTokens,
     output_tokens_details: { reasoning_tokens: reasoningTokens },
     total_tokens: promptTokens + completionTokens,

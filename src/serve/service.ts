@@ -104,8 +104,12 @@ export async function admit(
     service.log(`${request.method} ${request.routeOptions.url}: ${outcome}, ${seconds} s`)
   }
   try {
-    const { promptTokens, completionTokens } = await work({ signal: exchange.signal, leave })
-    log(`${promptTokens} + ${completionTokens} tokens`)
+    const { promptTokens, cachedTokens, completionTokens } = await work({
+      signal: exchange.signal,
+      leave,
+    })
+    const known = cachedTokens > 0 ? ` (${cachedTokens} cached)` : ''
+    log(`${promptTokens}${known} + ${completionTokens} tokens`)
   } catch (error) {
     log(error instanceof Refusal ? `refused with ${error.status}` : 'failed')
     // The client has its answer, or what there was of it, or is gone.

@@ -95,6 +95,7 @@ beforeEach(() => {
   write('package-lock.json', '{"packages":{"node_modules/typescript":{"version":"5.0.0"}}}')
   write('CMakeLists.txt', 'project(ring)')
   write('native/device.cc', 'int main() {}')
+  write('src/serve/page/index.html', '')
   write('src/cli/main.ts', 'export {}')
   write('src/cli/old.ts', 'export {}')
   write('tsconfig.json', '{}')

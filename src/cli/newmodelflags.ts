@@ -1,6 +1,6 @@
 // Flags of the commands that write a model to measure with. What they do is decided elsewhere.
-import { type Command, InvalidArgumentError, type Option } from 'commander'
-import { budget, seed, whole } from './argument.js'
+import type { Command, Option } from 'commander'
+import { powerOfTwo, seed, size, whole } from './argument.js'
 import { addAll, option } from './flags.js'
 
 /** Flags of the commands that write a model. */
@@ -54,16 +54,4 @@ function newModelOptions(): Option[] {
     ),
     option('-q, --quiet', 'nothing on stderr but errors'),
   ]
-}
-
-function size(text: string): number {
-  const bytes = budget(text)
-  if ('bytes' in bytes) return bytes.bytes
-  throw new InvalidArgumentError('Expected a size such as 2GiB or 800MB.')
-}
-
-function powerOfTwo(text: string): number {
-  const value = /^\d{1,4}$/.test(text) ? Number(text) : 0
-  if (value >= 1 && value <= 1024 && Number.isInteger(Math.log2(value))) return value
-  throw new InvalidArgumentError('Expected a power of two from 1 to 1024.')
 }

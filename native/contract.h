@@ -15,9 +15,10 @@ constexpr int kContractVersion = 6;
 constexpr int kKernelVersion = 1;
 
 // Why `advance` came back. Below `done` the device wants an answer; from `done` on the step has
-// ended. `missing`: experts of the layer are in no slot. `ahead`: they all are, but an expert that
-// a later layer will probably want is nowhere, or one is being read that this layer turned out not
-// to want; the step goes on with `advance` whatever the answer.
+// ended. `missing`: experts of the layer are in no slot. `ahead`: the step has nothing to compute
+// before one of those lands that it was given; or they all are in slots, but an expert that a later
+// layer will probably want is nowhere, or one is being read that this layer turned out not to want.
+// After `ahead` the step goes on with `advance` whatever the answer.
 #define RING_REASONS(X) \
   X(missing, 0)         \
   X(ahead, 1)           \

@@ -181,7 +181,11 @@ export interface Device {
   begin(batch: Batch): number
   /** Runs until a decision is wanted or the step ends; fills `stop` [StopField.experts + experts]. */
   advance(step: number, stop: Int32Array): Reason
-  /** Computes the wanted experts that have a place (-1: not yet), aligned with the last stop's list. */
+  /**
+   * Computes the wanted experts that have a place (-1: not yet), aligned with the last stop's list. What
+   * has not landed of a step that looks ahead may be left to `advance`, which comes back with Reason.ahead
+   * first.
+   */
   mix(step: number, places: Int32Array): void
   /** Hands over orders [n][OrderField.count]. */
   stage(orders: Int32Array): void

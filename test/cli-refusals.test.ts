@@ -38,6 +38,12 @@ describe('wrong usage', () => {
     ['no model to pull', ['pull'], /argument 'MODEL'/],
     ['no files at once', ['pull', 'a/b', '--jobs', '0'], /--jobs.*'0'.*whole number from 1/],
     ['a glob that is none', ['pull', 'a/b', '--include', ''], /--include.*a glob/],
+    [
+      'look-ahead without a machine',
+      ['simulate', '--generate', '1', '--prefetch', 'on'],
+      /--machine/,
+    ],
+    ['no distances', ['run', '--trace-scores', 'attended:'], /--trace-scores.*attended:1,2,4/],
     ['no input to score', ['score', '-o', '-'], /--input.*not specified/],
     ['no address of a server', ['top', '--url', 'ftp://x'], /--url ftp:\/\/x: expected an address/],
     ['no rate', ['run', '--ceiling', '7GB'], /--ceiling.*'7GB'.*as 7GB\/s/],

@@ -3,9 +3,9 @@
 import { describe, expect, it } from 'vitest'
 import { type Batch, Limit, Reason, StopField } from '../native/index.js'
 import type { OpenModel, OpenWishes } from '../src/engine/open.js'
-import { withModel } from './drive.js'
+import { drive, withModel } from './drive.js'
 import { tinyGoldens } from './goldens.js'
-import { batchOf, outcomeOf } from './models.js'
+import { batchOf, outcomeOf, requestOf } from './models.js'
 import { ringTiny } from './paths.js'
 
 const ids = tinyGoldens.find((one) => one.golden.name === 'raw-prose-long')?.golden.ids ?? []
@@ -24,8 +24,11 @@ interface Stop {
   readonly scores: Float32Array
 }
 
-/** Runs a step by hand, foreseeing at every stop; gives the stops and what was recorded of all layers. */
-function run(model: OpenModel, batch: Batch, kinds: number) {
+/**
+ * Runs a step by hand, foreseeing at every stop; gives the stops and what was recorded of all layers.
+ * `attends`: behind the next layer's attention, and once more when all of a layer is known.
+ */
+function run(model: OpenModel, batch: Batch, kinds: number, attends = false) {
   const { device, cache, stop, firstMoeLayer, events, uses } = model.stage
   const tokens = batch.tokens.length
   const id = device.begin(batch)
@@ -33,7 +36,7 @@ function run(model: OpenModel, batch: Batch, kinds: number) {
   for (let reason = device.advance(id, stop); reason < Reason.done; ) {
     const moeLayer = (stop[StopField.layer] ?? 0) - firstMoeLayer
     const scores = new Float32Array((kinds - 1) * tokens * experts)
-    device.foresee(id, false, scores)
+    device.foresee(id, attends, scores)
     stops.push({ reason, moeLayer, scores })
     const count = device.poll(events, 0)
     cache.settle(events.subarray(0, count * 4))
@@ -182,6 +185,116 @@ describe('routers that are run early', () => {
       expect(device.advance(many, stop)).toBe(Reason.missing)
       expect(() => device.foresee(many, false, room)).toThrow(/more than 16 tokens/)
     })
+  })
+})
+
+describe('the attention of the next layer that is run early', () => {
+  const distances = [1, 2]
+  const wishes = (share: number) =>
+    slots(share, { scores: { ahead: distances, attends: true }, lockstep: true })
+  /** Share of what the next layer chooses that is among the best of these scores, over all but the last. */
+  const recall = (outcome: ReturnType<typeof run>['outcome'], tokens: number, kind: number) => {
+    const kinds = 1 + 2 * distances.length
+    let hits = 0
+    for (let layer = 0; layer + 1 < moeLayers; layer += 1) {
+      for (let token = 0; token < tokens; token += 1) {
+        const at = ((layer * tokens + token) * kinds + kind) * experts
+        const likely = new Set(best(outcome.scores.slice(at, at + experts), topK))
+        const chosen = outcome.experts.subarray(((layer + 1) * tokens + token) * topK)
+        for (const expert of chosen.subarray(0, topK)) hits += likely.has(expert) ? 1 : 0
+      }
+    }
+    return hits / (tokens * topK * (moeLayers - 1))
+  }
+
+  it('makes more of what the next layer chooses known, before any of its own experts is', () => {
+    withModel(ringTiny, wishes(1), (model) => {
+      const { outcome } = run(model, batchOf(ids.slice(0, 16)), 5)
+      const [plain, attended] = [recall(outcome, 16, 1), recall(outcome, 16, 3)]
+      expect(attended).toBeGreaterThan(plain + 0.05)
+    })
+  })
+
+  it('is the real one, up to the order of additions, once all of the layer is computed', () => {
+    withModel(
+      ringTiny,
+      slots(1, { scores: { ahead: [1], attends: false }, lockstep: true }),
+      (model) => {
+        const { device, cache, stop, firstMoeLayer, events, uses } = model.stage
+        run(model, batchOf(ids.slice(0, 9)), 2)
+        const id = device.begin(batchOf(ids.slice(9, 10), 0, 9))
+        const foreseen: Float32Array[] = []
+        for (let reason = device.advance(id, stop); reason < Reason.done; ) {
+          const moeLayer = (stop[StopField.layer] ?? 0) - firstMoeLayer
+          const count = stop[StopField.wanted] ?? 0
+          const wanted = stop.slice(StopField.experts, StopField.experts + count)
+          cache.settle(events.subarray(0, device.poll(events, 0) * 4))
+          cache.used(uses.subarray(0, device.routed(uses) * 3))
+          const { places, orders } = cache.place(moeLayer, wanted, 1)
+          device.stage(orders)
+          device.mix(id, places)
+          const scores = new Float32Array(experts)
+          device.foresee(id, true, scores)
+          foreseen.push(scores)
+          reason = device.advance(id, stop)
+        }
+        const scores = new Float32Array(moeLayers * 2 * experts)
+        expect(device.sample(id, { ...outcomeOf(1), scores })).toBe(Reason.done)
+        for (let layer = 0; layer + 1 < moeLayers; layer += 1) {
+          for (let index = 0; index < experts; index += 1) {
+            const real = scores[(layer + 1) * 2 * experts + index] ?? 0
+            expect(foreseen[layer]?.[index]).toBeCloseTo(real, 5)
+          }
+        }
+      },
+    )
+  })
+
+  it('changes no bit of this step, nor of those after it', () => {
+    const text = (attends: boolean) =>
+      withModel(ringTiny, slots(0.25, { scores: { ahead: [1], attends: false } }), (model) => {
+        const steps = [
+          batchOf(ids.slice(0, 12)),
+          ...[12, 13, 14].map((at) => batchOf(ids.slice(at, at + 1), 0, at)),
+        ]
+        return steps.map((batch) => {
+          const { outcome } = run(model, batch, 2, attends)
+          return [outcome.next, outcome.logprobs, outcome.experts, outcome.weights]
+        })
+      })
+    expect(text(true)).toEqual(text(false))
+  })
+
+  it('is run by a step that waits for a slow drive, and the text is the same', () => {
+    const prompt = ids.slice(0, 6)
+    const of = (mode: 'on' | 'off') =>
+      withModel(
+        ringTiny,
+        slots(0.1, {
+          prefetch: mode,
+          reads: {
+            pace: { bytesPerSecond: 2e7, latencySeconds: 1e-4, depth: 8, jitter: 0, seed: 1 },
+          },
+        }),
+        (model) => {
+          const prefetch = model.stage.ahead?.prefetch
+          const asked = { attended: 0, plain: 0 }
+          const look = prefetch?.ahead.bind(prefetch)
+          if (prefetch !== undefined && look !== undefined) {
+            prefetch.ahead = (moeLayer, isAttended) => {
+              asked[isAttended ? 'attended' : 'plain'] += 1
+              return look(moeLayer, isAttended)
+            }
+          }
+          const [driven] = drive(model, [requestOf(prompt, { maxTokens: 12 })])
+          return { asked, emissions: driven?.emissions }
+        },
+      )
+    const [on, off] = [of('on'), of('off')]
+    expect(on.emissions).toEqual(off.emissions)
+    expect(on.emissions).toHaveLength(12)
+    expect(on.asked.attended).toBeGreaterThan(10)
+    expect(off.asked).toEqual({ attended: 0, plain: 0 })
   })
 })
 

@@ -1,10 +1,11 @@
 // A recorded trace is what the reader of traces reads, and says what was routed.
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { halfOf, valueOfHalf } from '../src/engine/half.js'
 import { readTrace } from '../src/engine/trace.js'
+import { readRouting } from '../src/simulate/source.js'
 import { command, lastObject } from './command.js'
 import { fixtures } from './paths.js'
 
@@ -61,6 +62,35 @@ describe('--trace', () => {
     expect(last?.subarray(4 + 64).every((byte) => byte === 0)).toBe(true)
     const before = body?.subarray(0, recordBytes)
     expect(before?.subarray(4 + 64).some((byte) => byte !== 0)).toBe(true)
+  })
+
+  it('holds those behind the next layer’s attention after the plain ones, which stay the same', async () => {
+    const [plain, both] = ['1,2', 'attended:1,2'].map((ahead, at) => {
+      const file = join(folder, `kinds${at}.trace`)
+      return {
+        file,
+        words: ['run', '-q', '-p', '12+9=?', '--trace', file, '--trace-scores', ahead],
+      }
+    })
+    for (const { words } of [plain, both].filter((one) => one !== undefined))
+      expect((await command(words)).status).toBe(0)
+    const [one, two] = [plain, both].map((made) => readFileSync(made?.file ?? ''))
+    const bodyOf = (bytes = Buffer.alloc(0)) => bytes.subarray(bytes.indexOf(10) + 1)
+    const header = JSON.parse(two?.subarray(0, two.indexOf(10)).toString() ?? '{}')
+    expect(header).toMatchObject({ ahead: [1, 2, 1, 2], attended: 2 })
+    const [few, many] = [4 + 64 * 3, 4 + 64 * 5]
+    const records = bodyOf(one).length / few
+    expect(bodyOf(two).length).toBe(records * many)
+    let differing = 0
+    for (let at = 0; at < records; at += 1) {
+      const record = bodyOf(two).subarray(at * many, (at + 1) * many)
+      expect(record.subarray(0, few)).toEqual(bodyOf(one).subarray(at * few, (at + 1) * few))
+      if (!record.subarray(few).equals(record.subarray(few - 128, few))) differing += 1
+    }
+    expect(differing).toBeGreaterThan(0)
+    const routing = readRouting(both?.file ?? '')
+    const { scores } = routing
+    expect(scores?.kind === 'file' && scores.isAttended && [...scores.ahead]).toEqual([1, 2])
   })
 
   it('says in one line when the file cannot be written, and leaves nothing', async () => {

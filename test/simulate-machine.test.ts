@@ -2,17 +2,7 @@
 // token, layers of 8 ms of which experts have a half: 1 ms for each.
 import { describe, expect, it } from 'vitest'
 import { type MachineModel, Timeline } from '../src/simulate/machine.js'
-
-const machine: MachineModel = {
-  bytesPerSecond: 1e9,
-  latencySeconds: 0,
-  chunkBytes: 1e6,
-  depth: 16,
-  copyBytesPerSecond: Number.POSITIVE_INFINITY,
-  expertBytes: 1e7,
-  layerSeconds: 8e-3,
-  expertShare: 0.5,
-}
+import { machine } from './machine.js'
 
 /** Seconds of one token that hits and misses so often in its layers. */
 function seconds(

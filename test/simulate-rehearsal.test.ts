@@ -6,22 +6,11 @@ import { placeOf, Tier } from '../src/cache/place.js'
 import { EventField, EventKind, OrderField, Urgency } from '../src/cache/records.js'
 import { readRouters } from '../src/simulate/foresightrouter.js'
 import { type Judgement, judge } from '../src/simulate/judge.js'
-import type { MachineModel } from '../src/simulate/machine.js'
 import type { LookAheadName } from '../src/simulate/rehearsal.js'
 import { readRouting } from '../src/simulate/source.js'
 import { VirtualDrive } from '../src/simulate/virtualdrive.js'
+import { machine } from './machine.js'
 import { fixtures, ringTiny } from './paths.js'
-
-const machine: MachineModel = {
-  bytesPerSecond: 1e9,
-  latencySeconds: 0,
-  chunkBytes: 1e6,
-  depth: 16,
-  copyBytesPerSecond: Number.POSITIVE_INFINITY,
-  expertBytes: 1e7,
-  layerSeconds: 8e-3,
-  expertShare: 0.5,
-}
 
 function order(expert: number, urgency: Urgency): number[] {
   const record = new Array<number>(OrderField.count).fill(-1)

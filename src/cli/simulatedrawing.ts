@@ -2,10 +2,10 @@
 // are a single path.
 import { boundNames } from '../simulate/contender.js'
 import { escaped } from './simulatemarkup.js'
-import type { Result, Simulated } from './simulation.js'
+import { nameOf, type Result, type Simulated } from './simulation.js'
 
 export interface Series {
-  readonly policy: string
+  readonly name: string
   /** Its colour, and dashes where it is a bound. */
   readonly className: string
   readonly results: readonly Result[]
@@ -15,12 +15,12 @@ const colours = 8
 
 /** Policies in the order in which they were asked for. */
 export function seriesOf({ results }: Simulated): Series[] {
-  const policies = [...new Set(results.map(({ policy }) => policy))]
-  return policies.map((policy, at) => ({
-    policy,
-    className: `s${(at % colours) + 1}${boundNames.some((name) => name === policy) ? ' bound' : ''}`,
+  const names = [...new Set(results.map(nameOf))]
+  return names.map((name, at) => ({
+    name,
+    className: `s${(at % colours) + 1}${boundNames.some((bound) => bound === name) ? ' bound' : ''}`,
     results: results
-      .filter((result) => result.policy === policy)
+      .filter((result) => nameOf(result) === name)
       .sort((a, b) => a.slots_per_layer - b.slots_per_layer),
   }))
 }
@@ -46,13 +46,13 @@ export function hitChart(trace: Simulated): string {
 }
 
 function lineOf(
-  { policy, className, results }: Series,
+  { name, className, results }: Series,
   x: (share: number) => number,
   y: (rate: number) => number,
 ): string {
   const points = results.map((result) => ({
     at: [fixed(x(result.share)), fixed(y(result.hit_rate ?? 0))] as const,
-    title: `${policy}, ${result.slots_per_layer} slots (${shareText(result.share)}): ${(100 * (result.hit_rate ?? 0)).toFixed(1)} %`,
+    title: `${name}, ${result.slots_per_layer} slots (${shareText(result.share)}): ${(100 * (result.hit_rate ?? 0)).toFixed(1)} %`,
   }))
   const path = points.map(({ at }, index) => `${index === 0 ? 'M' : 'L'}${at[0]} ${at[1]}`).join('')
   // A larger circle that nobody sees makes each point easy to point at.

@@ -5,7 +5,7 @@ import { decodeTokensOf, tokensOf } from '../simulate/routing.js'
 import { heatMap, hitChart, seriesOf } from './simulatedrawing.js'
 import { escaped } from './simulatemarkup.js'
 import { scopeText } from './simulatetable.js'
-import type { Result, Simulated } from './simulation.js'
+import { nameOf, type Result, type Simulated } from './simulation.js'
 
 export function simulationPage(simulated: readonly Simulated[]): string {
   return `<!doctype html>
@@ -56,8 +56,8 @@ ${table(trace)}
 
 function legend(trace: Simulated): string {
   const entries = seriesOf(trace).map(
-    ({ policy, className }) =>
-      `<li class="${className}"><svg viewBox="0 0 24 8" aria-hidden="true"><path d="M0 4H24"/></svg>${escaped(policy)}</li>`,
+    ({ name, className }) =>
+      `<li class="${className}"><svg viewBox="0 0 24 8" aria-hidden="true"><path d="M0 4H24"/></svg>${escaped(name)}</li>`,
   )
   return `<ul class="legend">${entries.join('')}</ul>`
 }
@@ -68,7 +68,7 @@ function table({ results }: Simulated): string {
   const time = hasTime ? '<th>tokens a second</th><th>share of bound</th>' : ''
   const rows = results.map((result) => {
     const cells = [
-      `<th>${escaped(result.policy)}</th>`,
+      `<th>${escaped(nameOf(result))}</th>`,
       ...[
         String(result.slots_per_layer),
         percent(result.share),

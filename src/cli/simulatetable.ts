@@ -1,7 +1,7 @@
 // What `simulate` found, for a person at a terminal: for each trace what it is, then a row for each
 // policy and a column for each number of slots.
 import { decodeTokensOf, tokensOf } from '../simulate/routing.js'
-import type { Result, Simulated } from './simulation.js'
+import { nameOf, type Result, type Simulated } from './simulation.js'
 
 /** Lines of text, the last one ended. */
 export function simulationTable(simulated: readonly Simulated[]): string {
@@ -64,11 +64,6 @@ function block({ results }: Simulated, title: string, cell: Cell): string {
       `  ${row.map((text, at) => (at === 0 ? text.padEnd(titleWidth) : text.padStart(widths[at] ?? 0))).join('  ')}`.trimEnd(),
     )
     .join('\n')
-}
-
-/** The policy, and who reads ahead. */
-function nameOf({ policy, prefetch }: Result): string {
-  return prefetch === null ? policy : `${policy}, prefetch ${prefetch}`
 }
 
 export function scopeText(result: Result | undefined): string {

@@ -6,6 +6,11 @@ import type { Usage } from '../simulate/usage.js'
 
 export type Result = ReturnType<typeof resultOf>
 
+/** The policy, and who reads ahead. */
+export function nameOf({ policy, prefetch }: Result): string {
+  return prefetch === null ? policy : `${policy}, prefetch ${prefetch}`
+}
+
 /** One trace with all that was judged on it. */
 export interface Simulated {
   readonly routing: Routing
@@ -82,7 +87,10 @@ interface AgainstLru {
 function againstLru(judgement: Judgement, all: readonly Judgement[]): AgainstLru {
   const missesOf = (policy: string) => {
     const found = all.find(
-      (one) => one.policy === policy && one.slotsPerLayer === judgement.slotsPerLayer,
+      (one) =>
+        one.policy === policy &&
+        one.slotsPerLayer === judgement.slotsPerLayer &&
+        one.lookAhead === judgement.lookAhead,
     )
     return found === undefined ? null : found.requests - found.hits
   }

@@ -16,7 +16,7 @@ export const SequenceField = {
   read: 3,
   drawn: 4,
   drawnMost: 5,
-  /** Prompt tokens that did not have to be computed; NaN where nothing keeps them. */
+  /** Prompt tokens that did not have to be computed; NaN before the first was read. */
   cached: 6,
   arrivedMs: 7,
   firstMs: 8,
@@ -146,10 +146,11 @@ export class RequestLog {
   }
 
   /** A step has read `tokens` of it. */
-  read({ slot, computed, promptLength }: Sequence, tokens: number): void {
+  read({ slot, computed, cached, promptLength }: Sequence, tokens: number): void {
     // What was drawn is read too, by the step after; of the prompt only the rest is news.
     this.#count(Total.read, Math.max(0, Math.min(tokens, promptLength - computed + tokens)))
     this.#put(slot, SequenceField.read, computed)
+    this.#put(slot, SequenceField.cached, cached)
     this.#enter(slot, computed < promptLength ? 'reading' : 'drawing')
   }
 

@@ -8,6 +8,7 @@ import type { EngineFacts } from './protocol.js'
 import {
   type EngineCounters,
   figureDistances,
+  KvFigure,
   PrefetchFigure,
   readUsage,
   verdicts,
@@ -118,7 +119,8 @@ function driveFigures(
 
 function memoryFigures({ counters, experts, plan }: EngineFacts): EngineFigures['memory'] {
   const { slots, slotBytes, denseBytes, scaleBytes, scratchBytes, loadMode } = experts
-  const kv = { name: 'KV', budgetBytes: plan.kvBytes }
+  const used = (counters.kv[KvFigure.used] ?? 0) / plan.kvBlocks
+  const kv = { name: 'KV', budgetBytes: plan.kvBytes, usedBytes: used * plan.kvBytes }
   if (loadMode === 'mapped') return [kv]
   return [
     {

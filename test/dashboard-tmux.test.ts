@@ -84,7 +84,7 @@ onTerminal('top', () => {
     await expect(masked(screen.screen())).toMatchFileSnapshot(masks('prefetch'))
     screen.keys('4')
     await screen.shows(/no +state/)
-    expect(screen.screen()).toMatch(/^ +2 +(stop|length) +\d+ +– +\d+ +\d+/m)
+    expect(screen.screen()).toMatch(/^ +2 +(stop|length) +\d+ +\d+ +\d+ +\d+/m)
     screen.keys('Enter')
     const said = await screen.shows(/<\/?think>|[a-z=]{2,}/)
     expect(said).toMatch(/5 text/)

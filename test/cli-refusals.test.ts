@@ -30,6 +30,10 @@ describe('wrong usage', () => {
     ['a system message for raw text', ['run', '--raw', '--system', 'x'], /--raw.*--system/],
     ['an empty prompt', ['run', '-p', ''], /prompt is empty/],
     ['no prompt for a model of one’s own', ['run', ringTiny], /no prompt: expected -p TEXT/],
+    ['no model to pull', ['pull'], /argument 'MODEL'/],
+    ['no files at once', ['pull', 'a/b', '--jobs', '0'], /--jobs.*'0'.*whole number from 1/],
+    ['a glob that is none', ['pull', 'a/b', '--include', ''], /--include.*a glob/],
+    ['an unknown flag of doctor', ['doctor', '--deep'], /--deep/],
     ['no input to score', ['score', '-o', '-'], /--input.*not specified/],
   ])('%s', async (_title, words, said) => {
     expectRefusal(await command(words), 2, said)
@@ -59,6 +63,7 @@ describe('what cannot be done', () => {
     ['a bias for no token', ['run', '--logit-bias', '1024=1'], /--logit-bias 1024=1.*0 to 1023/],
     ['more tokens than the context holds', ['run', '-n', '2048'], /24 tokens.*2048.*holds 2048/],
     ['a prompt file that is not there', ['run', '-f', 'gone.txt'], /gone\.txt: cannot be read: no/],
+    ['a folder that is nowhere', ['doctor', '/no/where'], /\/no\/where: cannot be looked at/],
     ['a prompt file that is a folder', ['run', '-f', '/'], /\/: cannot be read/],
   ])('%s', async (_title, words, said) => {
     expectRefusal(await command([...words, '-q']), 1, said)

@@ -22,14 +22,23 @@ export function locateModel(model: string, environment: Environment = process.en
   if (status !== undefined) {
     throw new ModelError(`MODEL: expected a folder or ORG/NAME, found the file ${shown(model)}`)
   }
-  const parts = CACHED_NAME.exec(model)
-  if (parts === null) {
+  const named = hubName(model)
+  if (named === null) {
     throw new ModelError(
       `MODEL: expected a folder or ORG/NAME, found ${shown(model)}, which is no folder in ${shown(process.cwd())}`,
     )
   }
+  return snapshotFolder(cacheFolder(environment), named.model, named.revision)
+}
+
+/** What ORG/NAME or ORG/NAME@REVISION says; null where a text is neither. */
+export function hubName(
+  text: string,
+): { readonly model: string; readonly revision: string } | null {
+  const parts = CACHED_NAME.exec(text)
+  if (parts === null) return null
   const [, organisation = '', name = '', revision = 'main'] = parts
-  return snapshotFolder(cacheFolder(environment), `${organisation}/${name}`, revision)
+  return { model: `${organisation}/${name}`, revision }
 }
 
 /** Each part begins with a letter, digit or underscore, so no part can be "." or "..". */

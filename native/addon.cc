@@ -300,7 +300,7 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
   return machine;
 }
 
-// Bytes per second of random reads: see io/ceiling.h.
+// Bytes per second of random reads, and how they were made: see io/ceiling.h.
 Napi::Value measure_drive(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const Napi::Object o = object_of(env, info[0], "probe");
@@ -320,8 +320,12 @@ Napi::Value measure_drive(const Napi::CallbackInfo& info) {
       probe.chunk_bytes % ring::io::kBlockBytes != 0 || probe.depth < 1 || probe.depth > 4096)
     refuse(env, "probe", "a size of whole blocks and a depth");
   double bytes_per_second = 0;
-  require(env, ring::measure_drive(read, io, probe, &bytes_per_second));
-  return Napi::Number::New(env, bytes_per_second);
+  std::string reader;
+  require(env, ring::measure_drive(read, io, probe, &bytes_per_second, &reader));
+  Napi::Object rate = Napi::Object::New(env);
+  rate.Set("bytesPerSecond", Napi::Number::New(env, bytes_per_second));
+  rate.Set("reader", Napi::String::New(env, reader));
+  return rate;
 }
 
 // Bytes per second that `threads` read from memory: see cpu/bandwidth.h.
@@ -346,8 +350,14 @@ Napi::Value hash_extent(const Napi::CallbackInfo& info) {
   };
   const uint64_t offset = size(1, "offset"), bytes = size(2, "bytes");
   auto out = uint32s(env, info[3], "out");
-  require(env,
-          ring::io::checksum_extent(path.c_str(), offset, bytes, out.Data(), out.ElementLength()));
+  uint8_t* copy = nullptr;
+  if (!info[4].IsUndefined()) {
+    auto room = uint8s(env, info[4], "copy");
+    if (room.ElementLength() < bytes) refuse(env, "copy", "as long as the extent");
+    copy = room.Data();
+  }
+  require(env, ring::io::checksum_extent(path.c_str(), offset, bytes, out.Data(),
+                                         out.ElementLength(), copy));
   return env.Undefined();
 }
 

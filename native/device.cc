@@ -427,11 +427,13 @@ Status Device::check_sizes() {
 }
 
 Status measure_drive(const std::vector<Layout::File>& files, const Layout::Io& io,
-                     const io::CeilingProbe& probe, double* bytes_per_second) {
+                     const io::CeilingProbe& probe, double* bytes_per_second, std::string* reader) {
   std::vector<io::Source> sources;
   std::unique_ptr<io::Drive> drive;
   RING_TRY(open_drive(files, io, &sources, &drive));
-  return io::measure_ceiling(*drive, sources, probe, bytes_per_second);
+  RING_TRY(io::measure_ceiling(*drive, sources, probe, bytes_per_second));
+  *reader = drive->describe();
+  return {};
 }
 
 }  // namespace ring

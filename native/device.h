@@ -243,7 +243,7 @@ class Device {
 
 // Random reads of these files through the drive that a device would use.
 Status measure_drive(const std::vector<Layout::File>& files, const Layout::Io& io,
-                     const io::CeilingProbe& probe, double* bytes_per_second);
+                     const io::CeilingProbe& probe, double* bytes_per_second, std::string* reader);
 
 // The instruction set that the CPU backend would choose here.
 const char* best_instruction_set();

@@ -225,9 +225,9 @@ export interface Device {
 interface Addon {
   readonly contract: Readonly<Record<string, number>>
   probe(): Machine
-  measureDrive(probe: DriveProbe): number
+  measureDrive(probe: DriveProbe): DriveRate
   measureMemory(threads: number): number
-  hashExtent(path: string, offset: number, bytes: number, out: Uint32Array): void
+  hashExtent(path: string, offset: number, bytes: number, out: Uint32Array, copy?: Uint8Array): void
   readonly Device: new () => Device
 }
 
@@ -287,8 +287,14 @@ export interface DriveProbe {
   readonly seed: number
 }
 
-/** Bytes per second; blocks the calling thread for seconds. */
-export function measureDrive(probe: DriveProbe): number {
+export interface DriveRate {
+  readonly bytesPerSecond: number
+  /** How the bytes were read, and what could not be had, for people. */
+  readonly reader: string
+}
+
+/** Blocks the calling thread for seconds. */
+export function measureDrive(probe: DriveProbe): DriveRate {
   return addon.measureDrive(probe)
 }
 
@@ -302,10 +308,17 @@ export function measureMemory(threads: number): number {
 
 /**
  * CRC32C of every mebibyte of an extent of a file, the last of what is left; `out` has one word for
- * each. Blocks the calling thread. Throws a DeviceError when the bytes cannot be read.
+ * each. `copy` gets the bytes themselves. Blocks the calling thread. Throws a DeviceError when the bytes
+ * cannot be read.
  */
-export function hashExtent(path: string, offset: number, bytes: number, out: Uint32Array): void {
-  addon.hashExtent(path, offset, bytes, out)
+export function hashExtent(
+  path: string,
+  offset: number,
+  bytes: number,
+  out: Uint32Array,
+  copy?: Uint8Array,
+): void {
+  addon.hashExtent(path, offset, bytes, out, copy)
 }
 
 export function createDevice(): Device {

@@ -44,6 +44,7 @@ describe('wrong usage', () => {
       /--machine/,
     ],
     ['no distances', ['run', '--trace-scores', 'attended:'], /--trace-scores.*attended:1,2,4/],
+    ['an unknown flag of doctor', ['doctor', '--deep'], /--deep/],
     ['no input to score', ['score', '-o', '-'], /--input.*not specified/],
     ['no address of a server', ['top', '--url', 'ftp://x'], /--url ftp:\/\/x: expected an address/],
     ['no rate', ['run', '--ceiling', '7GB'], /--ceiling.*'7GB'.*as 7GB\/s/],
@@ -75,6 +76,7 @@ describe('what cannot be done', () => {
     ['a bias for no token', ['run', '--logit-bias', '1024=1'], /--logit-bias 1024=1.*0 to 1023/],
     ['more tokens than the context holds', ['run', '-n', '2048'], /24 tokens.*2048.*holds 2048/],
     ['a prompt file that is not there', ['run', '-f', 'gone.txt'], /gone\.txt: cannot be read: no/],
+    ['a folder that is nowhere', ['doctor', '/no/where'], /\/no\/where: cannot be looked at/],
     ['a prompt file that is a folder', ['run', '-f', '/'], /\/: cannot be read/],
   ])('%s', async (_title, words, said) => {
     expectRefusal(await command([...words, '-q']), 1, said)

@@ -135,7 +135,7 @@ class Blocks {
 }  // namespace
 
 Status checksum_extent(const char* path, uint64_t offset, uint64_t bytes, uint32_t* out,
-                       size_t count) {
+                       size_t count, uint8_t* copy) {
   if (bytes > INT64_MAX / 2 || offset > INT64_MAX / 2) {
     return failure(Code::bad_argument, "an extent must end below 2^63");
   }
@@ -155,6 +155,7 @@ Status checksum_extent(const char* path, uint64_t offset, uint64_t bytes, uint32
     const uint64_t widened = (stop - start + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
     RING_TRY(file.read(piece, widened, stop - start, start));
     blocks.take(piece + (place - start), stop - place);
+    if (copy != nullptr) memcpy(copy + (place - offset), piece + (place - start), stop - place);
     place = stop;
   }
   blocks.finish();

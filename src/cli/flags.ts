@@ -302,7 +302,8 @@ function settings(text: string): Partial<SharedFlags> {
 
 /** What `verify` can and cannot show. */
 export const verifyProof =
-  "It records; what proves that a download is right is the hub's sha256. " +
+  "It records; what proves that a download is right is the hub's sha256, which is compared where it is " +
+  'known: in the Hugging Face cache, or beside the file as FILE.sha256. ' +
   'From then on verify finds what has changed on the drive.'
 
 export function addVerifyFlags(command: Command): Command {

@@ -3,6 +3,7 @@
 // it is asked for, so that help is instant and an answer begins soon. Nothing but this file prints
 // errors or sets the exit status: 0 done, 1 failed, 2 wrong usage.
 import { Command, CommanderError } from 'commander'
+import { addDoctorFlags, type DoctorFlags } from './doctorflags.js'
 import { Failure, failureOf, oneLine, Status, stackOf, systemReason, tell } from './failure.js'
 import {
   addBenchFlags,
@@ -115,6 +116,16 @@ function programOf(end: (status: number) => void): Command {
     .argument('<MODEL>', 'ORG/NAME, with @REVISION where it is not main')
   addPullFlags(pull).action(async (model: string, flags: PullFlags) => {
     end(await (await import('./pull.js')).pull(model, flags))
+  })
+  const doctor = program
+    .command('doctor')
+    .description('what this machine is worth to a large model, measured, and what would help it')
+    .argument(
+      '[DIR...]',
+      'folders on the drives to look at (default: the Hugging Face cache and .)',
+    )
+  addDoctorFlags(doctor).action(async (folders: string[], flags: DoctorFlags) => {
+    end(await (await import('./doctor.js')).doctor(folders, flags))
   })
   const widen = program
     .command('widen')

@@ -1,8 +1,13 @@
 // `verify`: the checksums of a checkpoint, recorded by the first run and compared by those after it.
 // What differs is the command's data; how far it is, and what it goes on with, are said beside it.
 import type { Difference } from '../engine/difference.js'
-import { type Verification, type VerifyPlan, verify as verifyFiles } from '../engine/verify.js'
-import { Status } from './failure.js'
+import {
+  type Verification,
+  type VerifyPlan,
+  verify as verifyFiles,
+  type WrongFile,
+} from '../engine/verify.js'
+import { oneLine, Status } from './failure.js'
 import { refuseUnavailable, type VerifyFlags, verifyProof } from './flags.js'
 import { Interrupts, statusOfSignal } from './interrupt.js'
 import { type Log, logFor } from './log.js'
@@ -35,12 +40,13 @@ export async function verify(model: string | undefined, flags: VerifyFlags): Pro
   process.stdout.write(
     flags.json ? `${JSON.stringify(reportOf(name, found))}\n` : text(name, found),
   )
-  if (found.recordedFiles > 0) log.line(verifyProof)
+  if (found.recordedFiles > found.provenFiles) log.line(verifyProof)
   if (interrupts.received !== null && !found.isComplete) {
     log.line('stopped; the next verify goes on from here')
     return statusOfSignal(interrupts.received)
   }
-  return found.differing.length === 0 ? Status.done : Status.failed
+  const isRight = found.differing.length === 0 && found.wrong.length === 0
+  return isRight ? Status.done : Status.failed
 }
 
 function sayPlan({ bytes, resumedBytes, folder, changed }: VerifyPlan, log: Log): void {
@@ -65,6 +71,8 @@ function reportOf(model: string, found: Verification) {
     recorded: found.recordedFiles,
     compared: found.comparedFiles,
     since: found.since?.toISOString() ?? null,
+    proven: found.provenFiles,
+    wrong: found.wrong,
     differing: found.differing.map(({ since, ...place }) => ({
       ...place,
       since: since.toISOString(),
@@ -73,10 +81,16 @@ function reportOf(model: string, found: Verification) {
 }
 
 function text(name: string, found: Verification): string {
-  const { differing } = found
-  const lines = differing.slice(0, LINES_MAX).map(differenceText)
+  const { differing, wrong } = found
+  const lines = [...wrong.map(wrongText), ...differing.slice(0, LINES_MAX).map(differenceText)]
   if (differing.length > LINES_MAX) lines.push(`and ${differing.length - LINES_MAX} more places`)
   return [...lines, `${name}: ${summary(found)}`].map((line) => `${line}\n`).join('')
+}
+
+function wrongText({ file, path, sha256, expected }: WrongFile): string {
+  return oneLine(
+    `${file}: is not the hub's: sha256 ${sha256}, expected ${expected}; remove ${path} and pull it again`,
+  )
 }
 
 function differenceText({ file, tensor, byte, bytes, since }: Difference): string {
@@ -92,6 +106,9 @@ function summary(found: Verification): string {
   if (comparedFiles > 0 && since !== null) {
     parts.push(`${comparedFiles} compared with ${dateText(since)}: ${judgement(found)}`)
   }
+  const { provenFiles, wrong } = found
+  if (provenFiles > 0) parts.push(`${provenFiles} with the sha256 of the hub`)
+  if (wrong.length > 0) parts.push(`${counted(wrong.length, 'file')} with another`)
   return parts.join('; ')
 }
 

@@ -13,8 +13,8 @@ const depth = 16
 /** The larger of random reads of 4 MiB and of 1 MiB at depth 16, bytes per second. Takes seconds. */
 function driveCeiling(checkpoint: Checkpoint, reads: ReadWishes, seed: number): number {
   const files = checkpoint.files.map(({ path, sizeBytes }) => ({ path, sizeBytes }))
-  const rates = [4, 1].map((mebibytes) =>
-    measureDrive({
+  const rates = [4, 1].map((mebibytes) => {
+    const { bytesPerSecond } = measureDrive({
       files,
       io: readerOf({ ...reads, faults: [] }),
       chunkBytes: mebibytes * 2 ** 20,
@@ -22,8 +22,9 @@ function driveCeiling(checkpoint: Checkpoint, reads: ReadWishes, seed: number): 
       bytes: bytesPerProbe,
       seconds: secondsPerProbe,
       seed,
-    }),
-  )
+    })
+    return bytesPerSecond
+  })
   return Math.max(...rates)
 }
 

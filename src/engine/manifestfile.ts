@@ -25,6 +25,8 @@ export interface ManifestHead {
   readonly recorded: Date
   /** Offset and bytes of each extent in rising order, the header first. */
   readonly extents: Float64Array
+  /** The hub's SHA-256 of the file, which it had when it was recorded; absent: it was not known. */
+  readonly sha256?: string
 }
 
 export interface FileManifest {
@@ -52,7 +54,7 @@ export function isSameExtents(one: ManifestHead, other: ManifestHead): boolean {
 }
 
 /** One line of JSON, then the extents. */
-export function encodeHead({ identity, recorded, extents }: ManifestHead): Buffer {
+export function encodeHead({ identity, recorded, extents, sha256 }: ManifestHead): Buffer {
   const line = JSON.stringify({
     version: 1,
     path: identity.path,
@@ -62,6 +64,7 @@ export function encodeHead({ identity, recorded, extents }: ManifestHead): Buffe
     recorded: recorded.toISOString(),
     block_bytes: BLOCK_BYTES,
     extents: extents.length / 2,
+    sha256,
   })
   return Buffer.concat([Buffer.from(`${line}\n`), bytesOf(extents)])
 }
@@ -71,7 +74,17 @@ export function decodeHead(bytes: Buffer, name: string): { head: ManifestHead; e
   const lineBytes = bytes.subarray(0, LINE_BYTES_LIMIT).indexOf(10)
   if (lineBytes < 0) throw new ModelError(`${name}: expected a line of JSON, found none`)
   const line = parseObject(bytes.toString('utf8', 0, lineBytes), name)
-  const { version, path, size, mtime_ns, inode, recorded, block_bytes, extents: count } = line
+  const {
+    version,
+    path,
+    size,
+    mtime_ns,
+    inode,
+    recorded,
+    block_bytes,
+    extents: count,
+    sha256,
+  } = line
   const refuse = (key: string, expected: string): never => {
     throw new ModelError(`${name}: ${key} must be ${expected}, found ${shown(line[key])}`)
   }
@@ -83,6 +96,7 @@ export function decodeHead(bytes: Buffer, name: string): { head: ManifestHead; e
   if (!isDigits(inode)) return refuse('inode', 'digits')
   const date = new Date(typeof recorded === 'string' ? recorded : Number.NaN)
   if (Number.isNaN(date.getTime())) return refuse('recorded', 'a date')
+  if (sha256 !== undefined && !isSum(sha256)) return refuse('sha256', '64 hexadecimal digits')
   const start = lineBytes + 1
   if (!isSize(count) || count > (bytes.length - start) / EXTENT_BYTES) {
     return refuse('extents', 'the number of extents that follow')
@@ -91,7 +105,8 @@ export function decodeHead(bytes: Buffer, name: string): { head: ManifestHead; e
   const extents = new Float64Array(copyOf(bytes, start, end))
   checkExtents(extents, size, name)
   const identity = { path, sizeBytes: size, mtimeNs: mtime_ns, inode }
-  return { head: { identity, recorded: date, extents }, end }
+  const known = sha256 === undefined ? {} : { sha256 }
+  return { head: { identity, recorded: date, extents, ...known }, end }
 }
 
 /** The head, the sums, and a CRC-32 of all of it. */
@@ -135,6 +150,10 @@ function isSize(value: unknown): value is number {
 
 function isDigits(value: unknown): value is string {
   return typeof value === 'string' && /^-?\d{1,20}$/.test(value)
+}
+
+function isSum(value: unknown): value is string {
+  return typeof value === 'string' && /^[0-9a-f]{64}$/.test(value)
 }
 
 function bytesOf(numbers: Float64Array | Uint32Array): Uint8Array {

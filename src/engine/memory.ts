@@ -37,7 +37,7 @@ function read(path: string): string {
 }
 
 /** The least headroom among the control groups that this process is in; infinite without any. */
-function groupHeadroomBytes(root: string): number {
+export function groupHeadroomBytes(root: string): number {
   let headroom = Number.POSITIVE_INFINITY
   for (const line of read(join(root, 'proc/self/cgroup')).split('\n')) {
     const [, controllers, path] = line.split(':')

@@ -1,7 +1,8 @@
 // `verify`: reads every byte of a checkpoint's headers and tensors past the page cache, and either
 // records the checksums of its blocks or compares them with the recorded ones. Files are cut into
 // pieces, so that one huge file keeps several threads busy, and what a piece gave is noted at once: a
-// run that ends early, in whatever way, is gone on with by the next one.
+// run that ends early, in whatever way, is gone on with by the next one. A file whose SHA-256 the hub has
+// given goes through one thread, in order, until it has once been right: the same read serves both sums.
 import { basename } from 'node:path'
 import { Piscina } from 'piscina'
 import { ModelError } from '../model/error.js'
@@ -9,6 +10,7 @@ import type { Environment } from '../model/locate.js'
 import { readHeader } from '../model/safetensors.js'
 import { openShards } from '../model/shards.js'
 import { byPlace, type Difference, differences } from './difference.js'
+import { hubSum } from './hubsum.js'
 import { Journal } from './journal.js'
 import {
   identityOf,
@@ -58,9 +60,22 @@ export interface Verification {
   readonly seconds: number
   readonly recordedFiles: number
   readonly comparedFiles: number
+  /** Files that have the SHA-256 that the hub gave, compared now or when they were recorded. */
+  readonly provenFiles: number
+  /** Files that are not the hub's. They are not recorded. */
+  readonly wrong: readonly WrongFile[]
   /** When the oldest of the manifests compared with was recorded; null where there was none. */
   readonly since: Date | null
   readonly differing: readonly Difference[]
+}
+
+/** A file with another SHA-256 than the hub gave, both in hexadecimal digits. */
+export interface WrongFile {
+  readonly file: string
+  /** With all links followed: what is to be removed before it is fetched again. */
+  readonly path: string
+  readonly sha256: string
+  readonly expected: string
 }
 
 /** One file of the checkpoint, and what is known about it. */
@@ -71,13 +86,17 @@ interface Subject {
   readonly names: readonly string[]
   readonly standing: Standing
   readonly journal: Journal
+  /** The SHA-256 that the hub gave; null where it is not known. */
+  readonly hubSum: string | null
+  /** Whether that is still to be compared. */
+  readonly isUnproven: boolean
   missingBlocks: number
 }
 
-/** A piece that is to be read, with the file it is of. */
+/** Pieces that one thread reads, in order, with the file they are of. */
 interface Work {
   readonly subject: Subject
-  readonly piece: Piece
+  readonly pieces: readonly Piece[]
 }
 
 /** A drive wants several reads under way, also where there are few processors. */
@@ -98,6 +117,9 @@ class Run {
   /** Shared with the threads; see Task.stop. */
   readonly #stop = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT))
   readonly #differing: Difference[] = []
+  readonly #wrong: WrongFile[] = []
+  #recordedFiles = 0
+  #provenFiles = 0
   #readBytes = 0
 
   constructor(
@@ -110,7 +132,8 @@ class Run {
     this.#subjects = files.map(({ path }) => subjectOf(path, this.#cache, record))
     this.#works = this.#subjects.flatMap((subject) => worksOf(subject))
     this.#bytes = this.#subjects.reduce((sum, { head }) => sum + bytesIn(head.extents), 0)
-    const missing = this.#works.reduce((sum, { piece }) => sum + bytesIn(piece.spans), 0)
+    const pieces = this.#works.flatMap((work) => work.pieces)
+    const missing = pieces.reduce((sum, { spans }) => sum + bytesIn(spans), 0)
     this.#resumedBytes = this.#bytes - missing
   }
 
@@ -121,7 +144,8 @@ class Run {
     signal.addEventListener('abort', stop)
     if (signal.aborted) stop()
     try {
-      for (const subject of this.#subjects) if (subject.missingBlocks === 0) this.#settle(subject)
+      for (const subject of this.#subjects)
+        if (subject.missingBlocks === 0) this.#settle(subject, null)
       await this.#read()
     } finally {
       signal.removeEventListener('abort', stop)
@@ -137,39 +161,45 @@ class Run {
     return { bytes, resumedBytes, folder: this.#cache, changed }
   }
 
-  /** Every thread takes the next piece as it has done one; the first error ends them all. */
+  /** Every lane takes the next work as it has done one; the first error ends them all. */
   async #read(): Promise<void> {
-    if (this.#works.length === 0) return
-    const threads = Math.min(THREADS, this.#works.length)
-    const pool = new Piscina<Task, TaskResult>({
+    const queue = this.#works.values()
+    const length = Math.min(THREADS, this.#works.length)
+    const ends = await Promise.allSettled(Array.from({ length }, () => this.#lane(queue)))
+    const failed = ends.find((end) => end.status === 'rejected')
+    if (failed !== undefined) throw failed.reason
+  }
+
+  /** Each has a thread of its own, which keeps a file's SHA-256 from one piece to the next. */
+  async #lane(queue: Iterator<Work>): Promise<void> {
+    const thread = new Piscina<Task, TaskResult>({
       filename: new URL('./verifyworker.js', import.meta.url).href,
-      minThreads: threads,
-      maxThreads: threads,
+      minThreads: 1,
+      maxThreads: 1,
       // Options of the main program (its input type, say) are not the threads'.
       execArgv: [],
     })
-    const queue = this.#works.values()
-    try {
-      const lanes = Array.from({ length: threads }, () => this.#lane(pool, queue))
-      const ends = await Promise.allSettled(lanes)
-      const failed = ends.find((end) => end.status === 'rejected')
-      if (failed !== undefined) throw failed.reason
-    } finally {
-      await pool.destroy()
-    }
-  }
-
-  async #lane(pool: Piscina<Task, TaskResult>, queue: Iterator<Work>): Promise<void> {
     try {
       for (let next = queue.next(); !next.done && !this.#isStopped(); next = queue.next()) {
-        const { subject, piece } = next.value
-        const found = await pool.run({ path: subject.path, spans: piece.spans, stop: this.#stop })
-        if ('refused' in found) throw new ModelError(found.refused)
-        this.#note(subject, piece.firstBlock, found)
+        await this.#do(next.value, thread)
       }
     } catch (error) {
       this.#end()
       throw error
+    } finally {
+      await thread.destroy()
+    }
+  }
+
+  async #do({ subject, pieces }: Work, thread: Piscina<Task, TaskResult>): Promise<void> {
+    const { path, isUnproven, head } = subject
+    for (const [index, { firstBlock, spans }] of pieces.entries()) {
+      if (this.#isStopped()) return
+      const [isFirst, isLast] = [index === 0, index === pieces.length - 1]
+      const whole = isUnproven ? { isFirst, isLast, sizeBytes: head.identity.sizeBytes } : null
+      const found = await thread.run({ path, spans, stop: this.#stop, whole })
+      if ('refused' in found) throw new ModelError(found.refused)
+      this.#note(subject, firstBlock, found)
     }
   }
 
@@ -181,11 +211,11 @@ class Run {
     return Atomics.load(this.#stop, 0) !== 0
   }
 
-  #note(subject: Subject, firstBlock: number, { sums, bytes }: FoundSums): void {
+  #note(subject: Subject, firstBlock: number, { sums, bytes, sha256 }: FoundSums): void {
     if (sums.length === 0) return
     subject.journal.add(firstBlock, sums)
     subject.missingBlocks -= sums.length
-    if (subject.missingBlocks === 0) this.#settle(subject)
+    if (subject.missingBlocks === 0) this.#settle(subject, sha256)
     this.#readBytes += bytes
     this.wishes.onProgress({
       doneBytes: this.#resumedBytes + this.#readBytes,
@@ -196,19 +226,40 @@ class Run {
   }
 
   /** All blocks of a file are known: they are compared, or recorded. */
-  #settle({ path, head, names, standing, journal }: Subject): void {
-    const file = basename(path)
+  #settle(subject: Subject, sha256: string | null): void {
+    const { path, head, journal } = subject
     const hasChanged = !isSameFile(identityOf(path), head.identity)
-    if (!hasChanged && standing.kind === 'fresh') {
-      const found = { head, sums: journal.sums }
-      this.#differing.push(...differences(standing.manifest, found, { file, names }))
-    } else if (!hasChanged) {
-      const recorded = { ...head, recorded: journal.begun }
-      writeManifest(this.#cache, { head: recorded, sums: journal.sums })
-    }
+    if (!hasChanged) this.#judge(subject, sha256)
     journal.remove()
     if (hasChanged) {
-      throw new ModelError(`${file}: changed while it was read; run verify again`)
+      throw new ModelError(`${basename(path)}: changed while it was read; run verify again`)
+    }
+  }
+
+  #judge(subject: Subject, sha256: string | null): void {
+    const { path, head, names, standing, journal, hubSum, isUnproven } = subject
+    const file = basename(path)
+    const { path: real } = head.identity
+    const isWrong = isUnproven && sha256 !== hubSum
+    if (isWrong) {
+      this.#wrong.push({ file, path: real, sha256: sha256 ?? '', expected: hubSum ?? '' })
+    }
+    const found = { head, sums: journal.sums }
+    const differing =
+      standing.kind === 'fresh' ? differences(standing.manifest, found, { file, names }) : []
+    this.#differing.push(...differing)
+    // One that was proven before still is where none of its blocks differs.
+    const isProven = hubSum !== null && !isWrong && (isUnproven || differing.length === 0)
+    if (isProven) this.#provenFiles += 1
+    const proof = isProven ? { sha256: hubSum } : {}
+    if (standing.kind === 'fresh') {
+      if (!isProven || !isUnproven || differing.length > 0) return
+      const { manifest } = standing
+      writeManifest(this.#cache, { ...manifest, head: { ...manifest.head, ...proof } })
+    } else if (!isWrong) {
+      const recorded = { ...head, recorded: journal.begun, ...proof }
+      writeManifest(this.#cache, { head: recorded, sums: journal.sums })
+      this.#recordedFiles += 1
     }
   }
 
@@ -227,8 +278,10 @@ class Run {
       bytes: this.#bytes,
       readBytes: this.#readBytes,
       seconds: this.#seconds(),
-      recordedFiles: settled.length - dates.length,
+      recordedFiles: this.#recordedFiles,
       comparedFiles: dates.length,
+      provenFiles: this.#provenFiles,
+      wrong: this.#wrong.sort((a, b) => (a.file < b.file ? -1 : 1)),
       since: dates.length === 0 ? null : new Date(Math.min(...dates)),
       differing: this.#differing.sort(byPlace),
     }
@@ -247,13 +300,20 @@ function subjectOf(path: string, cache: string, record: boolean): Subject {
   const head: ManifestHead = { identity, recorded: new Date(), extents }
   const standing: Standing = record ? { kind: 'absent' } : standingOf(cache, identity)
   const journal = Journal.open(cache, head)
+  const known = journal.known.reduce((sum, one) => sum + one, 0)
+  const sum = hubSum(path)
+  const proven = standing.kind === 'fresh' ? standing.manifest.head.sha256 : undefined
+  const isUnproven = sum !== null && sum !== proven
   return {
     path,
     head,
     names: ['header', ...stored.map(({ name }) => name)],
     standing,
     journal,
-    missingBlocks: journal.known.length - journal.known.reduce((sum, known) => sum + known, 0),
+    hubSum: sum,
+    isUnproven,
+    // What an earlier run has read is of no use to the sum of the whole file.
+    missingBlocks: journal.known.length - (isUnproven ? 0 : known),
   }
 }
 
@@ -267,6 +327,9 @@ function standingOf(cache: string, identity: FileIdentity): Standing {
 }
 
 function worksOf(subject: Subject): Work[] {
-  const { head, journal } = subject
-  return cutPieces(head.extents, journal.known).map((piece) => ({ subject, piece }))
+  const { head, journal, isUnproven } = subject
+  if (!isUnproven) {
+    return cutPieces(head.extents, journal.known).map((piece) => ({ subject, pieces: [piece] }))
+  }
+  return [{ subject, pieces: cutPieces(head.extents, new Uint8Array(journal.known.length)) }]
 }

@@ -78,6 +78,24 @@ RING_CASE(checksum_extents, "checksums of extents are those of their bytes, wher
   require(sums == blocks_of(file.data.data() + 5, file.data.size() - 5), "all but 5 bytes differ");
 }
 
+RING_CASE(checksum_copy,
+          "whoever wants the bytes of an extent gets them, and nothing behind them") {
+  const File file((5 << 20) + 123);
+  for (const uint64_t place : {0, 1, 4095, 777777}) {
+    for (const uint64_t length : {uint64_t{1}, uint64_t{4096}, uint64_t{(4 << 20) + 5}}) {
+      std::vector<uint32_t> sums((length + io::kChecksumBytes - 1) / io::kChecksumBytes);
+      std::vector<uint8_t> copy(length + 1, 0xab);
+      const Status status = io::checksum_extent(file.path.c_str(), place, length, sums.data(),
+                                                sums.size(), copy.data());
+      require(!status.failed(), "%s", status.text);
+      require(memcmp(copy.data(), file.data.data() + place, length) == 0 && copy[length] == 0xab,
+              "%llu bytes at %llu differ", static_cast<unsigned long long>(length),
+              static_cast<unsigned long long>(place));
+      require(sums == blocks_of(copy.data(), length), "sums differ");
+    }
+  }
+}
+
 RING_CASE(checksum_end, "a file that ends before its extent is told with the byte where it ends") {
   const File file(50000);
   std::vector<uint32_t> sums;

@@ -4,6 +4,7 @@
 import { Code, Control, Reason } from '../../native/index.js'
 import { RequestLog } from './activity.js'
 import { rowsOf, type Share, StepBatch } from './batch.js'
+import type { TokenGrammar } from './grammar.js'
 import { KvBlocks } from './kv.js'
 import type { OpenModel } from './open.js'
 import { StepOutcome } from './outcome.js'
@@ -99,8 +100,8 @@ export class Loop {
   }
 
   /** Takes a request; `slot` is the number of its cancel flag and its name towards the listener. */
-  add(slot: number, request: Request): void {
-    const sequence = new Sequence(slot, request)
+  add(slot: number, request: Request, grammar: TokenGrammar | null = null): void {
+    const sequence = new Sequence(slot, request, grammar)
     const wantsSheet = request.score || request.routing
     this.#accounts.set(sequence, {
       stats: newRequestStats(request.prompt.length),
@@ -111,6 +112,18 @@ export class Loop {
     })
     this.#schedule.add(sequence)
     this.#log.arrived(sequence)
+  }
+
+  /** Whether `readGrammars` must be called before the next turn. */
+  get areGrammarsDue(): boolean {
+    return this.#schedule.sequences.some(({ grammar }) => grammar?.isDue === true)
+  }
+
+  /** Asks the grammars of all sequences what may be drawn next. */
+  async readGrammars(): Promise<void> {
+    for (const { grammar } of this.#schedule.sequences) {
+      if (grammar?.isDue === true) await grammar.read()
+    }
   }
 
   /** One step, if anybody has work. Returns why it ended; done also when there was none. */
@@ -202,6 +215,7 @@ export class Loop {
     if (usage !== null && stats.completionTokens > 1)
       stats.decode = usageBetween(usage, readUsage(this.model.counters))
     this.#schedule.remove(sequence)
+    sequence.grammar?.dispose()
     this.#log.ended(sequence, reason)
     this.recorder?.end(sequence)
     this.#accounts.delete(sequence)

@@ -193,6 +193,9 @@ function compileTypescript() {
   run(command, 'the TypeScript does not compile')
   // The page is served as it is written.
   cpSync(join(root, 'src/serve/page'), join(root, made, 'src/serve/page'), { recursive: true })
+  // A CommonJS file in a package that says it holds none: it loads under this name only.
+  const grammars = 'node_modules/@mlc-ai/web-xgrammar/lib/index.js'
+  cpSync(join(root, grammars), join(root, made, 'src/xgrammar.cjs'))
   const program = join(root, made, 'src/cli/main.js')
   if (existsSync(program)) chmodSync(program, 0o755)
   writeFileSync(join(root, made, basename(typescriptStamp)), fingerprint)

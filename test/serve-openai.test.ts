@@ -202,13 +202,12 @@ describe('errors of the client', () => {
       AuthenticationError,
     )
     await expect(client.models.retrieve('another')).rejects.toBeInstanceOf(NotFoundError)
-    const schema = { type: 'json_schema', json_schema: { name: 'a', schema: {} } } as const
+    const schema = { type: 'json_schema', json_schema: { name: 'a', schema: { not: {} } } } as const
     const refusal = client.chat.completions.create({ ...body, response_format: schema })
     await expect(refusal).rejects.toBeInstanceOf(BadRequestError)
     await expect(refusal).rejects.toMatchObject({
       status: 400,
-      code: 'unsupported_parameter',
-      param: 'response_format',
+      param: 'response_format.json_schema.schema',
     })
     await expect(
       client.responses.create({ model, input: sum, previous_response_id: 'resp_1' }),

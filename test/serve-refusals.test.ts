@@ -60,7 +60,6 @@ describe('a body that is wrong', () => {
   })
 
   it.each([
-    ['response_format', { response_format: { type: 'json_object' } }],
     ['functions', { functions: [] }],
     ['modalities', { modalities: ['text', 'audio'] }],
   ])('asks for %s, which is not supported', async (field, wish) => {

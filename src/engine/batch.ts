@@ -69,7 +69,8 @@ export class StepBatch implements Batch {
 
   #fillSampling(share: Share, at: { history: number; biases: number; masks: number }): void {
     const { sequence } = share
-    const { sampling, allowed } = sequence.request
+    const { sampling } = sequence.request
+    const { allowed } = sequence
     const record = this.sampling.subarray(
       this.parts * SamplingField.count,
       (this.parts + 1) * SamplingField.count,
@@ -115,7 +116,7 @@ export class StepBatch implements Batch {
       need.blocks += sequence.blocks.length
       need.history += needsHistory(sequence.request.sampling) ? sequence.length : 0
       need.biases += Math.max(1, sequence.request.sampling.biases.length)
-      need.masks += sequence.request.allowed?.length ?? 0
+      need.masks += sequence.allowed?.length ?? 0
     }
     const parts = shares.length
     if (this.part.length < parts * PartField.count) {

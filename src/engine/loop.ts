@@ -4,6 +4,7 @@
 import { Code, Control, Reason } from '../../native/index.js'
 import { RequestLog } from './activity.js'
 import { rowsOf, type Share, StepBatch } from './batch.js'
+import type { TokenGrammar } from './grammar.js'
 import { KvBlocks } from './kv.js'
 import type { OpenModel } from './open.js'
 import { StepOutcome } from './outcome.js'
@@ -118,11 +119,11 @@ export class Loop {
   }
 
   /** Takes a request; `slot` is the number of its cancel flag and its name towards the listener. */
-  add(slot: number, request: Request): void {
+  add(slot: number, request: Request, grammar: TokenGrammar | null = null): void {
     const wantsSheet = request.score || request.routing
     // What is told of every token of a prompt is only known where they are computed.
     const mayReuse = this.model.reusesPrefixes && !wantsSheet && this.recorder === null
-    const sequence = new Sequence(slot, request, mayReuse)
+    const sequence = new Sequence(slot, request, mayReuse, grammar)
     this.#accounts.set(sequence, {
       stats: newRequestStats(request.prompt.length),
       sheet: wantsSheet ? new ScoreSheet(sequence, this.#moeLayers, this.#topK) : null,
@@ -132,6 +133,18 @@ export class Loop {
     })
     this.#schedule.add(sequence)
     this.#log.arrived(sequence)
+  }
+
+  /** Whether `readGrammars` must be called before the next turn. */
+  get areGrammarsDue(): boolean {
+    return this.#schedule.sequences.some(({ grammar }) => grammar?.isDue === true)
+  }
+
+  /** Asks the grammars of all sequences what may be drawn next. */
+  async readGrammars(): Promise<void> {
+    for (const { grammar } of this.#schedule.sequences) {
+      if (grammar?.isDue === true) await grammar.read()
+    }
   }
 
   /** One step, if anybody has work. Returns why it ended; done also when there was none. */
@@ -236,6 +249,7 @@ export class Loop {
     kv[KvFigure.hitTokens] = (kv[KvFigure.hitTokens] ?? 0) + sequence.cached
     kv[KvFigure.queryTokens] = (kv[KvFigure.queryTokens] ?? 0) + sequence.reusable
     this.#schedule.remove(sequence)
+    sequence.grammar?.dispose()
     this.#log.ended(sequence, reason)
     this.#countBlocks()
     this.recorder?.end(sequence)

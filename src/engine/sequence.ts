@@ -1,5 +1,6 @@
 // One request's tokens, from prompt to last draw. It knows when it is finished and why; it knows
 // nothing of other sequences, of steps or of text.
+import type { GrammarWish, TokenGrammar } from './grammar.js'
 import type { PrefixNode } from './prefix.js'
 import type { Sampling } from './sampling.js'
 import { type ThinkingLimit, ThinkingWatch } from './thinkinglimit.js'
@@ -22,6 +23,8 @@ export interface Request {
   readonly allowed?: Uint32Array | undefined
   /** Absent: thinking ends where the model ends it. */
   readonly thinking?: ThinkingLimit | undefined
+  /** Absent: any text. */
+  readonly grammar?: GrammarWish | undefined
 }
 
 export type FinishReason = 'stop' | 'length' | 'cancelled' | 'failed'
@@ -47,6 +50,8 @@ export class Sequence {
     readonly request: Request,
     /** Whether keys and values of its prompt may be taken from others. */
     private readonly mayReuse = false,
+    /** Made of the request's own wish. */
+    readonly grammar: TokenGrammar | null = null,
   ) {
     this.tokens = new Int32Array(request.prompt.length + request.maxTokens)
     this.tokens.set(request.prompt)
@@ -84,6 +89,11 @@ export class Sequence {
     this.computed = Math.max(this.computed, count)
   }
 
+  /** One bit per vocabulary id that the next draw may give; undefined: all may. */
+  get allowed(): Uint32Array | undefined {
+    return this.grammar?.mask ?? this.request.allowed
+  }
+
   /** Whether reading `count` more tokens ends in a draw. */
   drawsAfter(count: number): boolean {
     return this.computed + count === this.length && this.drawn < this.request.maxTokens
@@ -94,7 +104,8 @@ export class Sequence {
     this.tokens[this.length] = token
     this.length += 1
     this.#thinking?.accept(token)
-    if (this.request.stopIds.includes(token)) this.finished = 'stop'
+    if (this.grammar?.accept(token) === false) this.finished = 'failed'
+    else if (this.request.stopIds.includes(token)) this.finished = 'stop'
     else if (this.drawn >= this.request.maxTokens) this.finished = 'length'
   }
 }

@@ -17,14 +17,17 @@ export interface Question {
   readonly form: Form
 }
 
-export function answer(
+export async function answer(
   service: Service,
   reply: FastifyReply,
   { prompts, wishes, facts, form }: Question,
   { signal, leave }: Admission,
 ): Promise<TokenUsage> {
+  const { format = null } = wishes
+  const grammar = format === null ? null : await service.grammars.tried(format, facts.config)
+  signal.throwIfAborted()
   return deliver(service, reply, {
-    choices: choicesOf(prompts, wishes, facts, service.thinking),
+    choices: choicesOf(prompts, wishes, facts, service.thinking, grammar),
     form,
     isStreamed: wishes.body.stream === true,
     signal,

@@ -2,11 +2,13 @@
 // answer. Left out, temperature and top_p are 1, as OpenAI has them. The n answers of one prompt have
 // rising seeds, so the first is the one that n = 1 would give.
 import { randomInt } from 'node:crypto'
+import type { GrammarWish } from '../engine/grammar.js'
 import type { EngineFacts } from '../engine/protocol.js'
 import type { Sampling } from '../engine/sampling.js'
 import type { Request } from '../engine/sequence.js'
 import type { ThinkingLimit } from '../engine/thinkinglimit.js'
 import type { ThinkingTags } from '../model/thinkingtags.js'
+import type { FormatWish } from './grammars.js'
 import type { Prompt } from './prompts.js'
 import type { Reading } from './reader.js'
 import { badRequest } from './refusal.js'
@@ -36,6 +38,8 @@ export interface Wishes {
   /** Null: no log-probabilities; else how many others beside the drawn token. */
   readonly topLogprobs: number | null
   readonly thinking: ThinkingWish
+  /** Absent: any text. */
+  readonly format?: FormatWish | null
 }
 
 /** How much may be thought. */
@@ -70,6 +74,7 @@ export function chatWishes(body: ChatBody): Wishes {
     maxTokensField: isNew ? 'max_completion_tokens' : 'max_tokens',
     topLogprobs: logprobs === true ? (top ?? 0) : null,
     thinking: thinkingWishOf(body),
+    format: formatOf(body),
   }
 }
 
@@ -133,8 +138,12 @@ export function choicesOf(
   wishes: Wishes,
   facts: EngineFacts,
   means: ThinkingMeans,
+  shape: GrammarWish | null = null,
 ): Choice[] {
   const { body } = wishes
+  if (shape !== null && body.ignore_eos === true) {
+    throw badRequest('ignore_eos does not go with response_format: JSON has an end', 'ignore_eos')
+  }
   const count = body.n ?? 1
   const seed = BigInt(body.seed ?? randomInt(2 ** 32))
   const sampling = samplingOf(body, facts.config.vocabulary)
@@ -144,6 +153,7 @@ export function choicesOf(
     checkTokens(prompt.tokens, facts)
     const maxTokens = roomFor(prompt.tokens, wishes, facts)
     const thinking = limitOf(prompt, wishes.thinking, means)
+    const grammar = shape === null ? undefined : grammarOf(shape, prompt, means)
     return Array.from({ length: count }, (_, nth) => ({
       index: at * count + nth,
       request: {
@@ -155,10 +165,45 @@ export function choicesOf(
         score: false,
         routing: false,
         thinking,
+        grammar,
       },
       reading: { thinking: prompt.thinking, calls: prompt.calls, stopIds, stops },
     }))
   })
+}
+
+/** Thinking comes first and is free, where it can be told from the answer. */
+function grammarOf(shape: GrammarWish, { thinking }: Prompt, { tags }: ThinkingMeans): GrammarWish {
+  if (thinking === null) return shape
+  if (tags !== null) return { ...shape, thinking: { tags, startsInside: thinking.startsInside } }
+  if (!thinking.startsInside) return shape
+  throw badRequest(
+    'response_format is not supported while this model thinks: it has no tokens for the tags of thinking',
+    'response_format',
+    'unsupported_parameter',
+  )
+}
+
+/** Null: any text. */
+function formatOf({
+  response_format: format,
+  tools,
+  tool_choice: choice,
+}: ChatBody): FormatWish | null {
+  if ((format ?? null) === null || format?.type === 'text') return null
+  if ((tools ?? []).length > 0 && choice !== 'none') {
+    throw badRequest(
+      'response_format does not go with tools: a call is no such JSON',
+      'response_format',
+    )
+  }
+  if (format?.type !== 'json_schema') {
+    const anyObject = { type: 'object', additionalProperties: true }
+    return { schema: anyObject, strict: false, field: 'response_format' }
+  }
+  const { schema, strict } = format.json_schema
+  const field = 'response_format.json_schema.schema'
+  return { schema: schema ?? { type: 'object' }, strict: strict === true, field }
 }
 
 function checkTokens(tokens: Int32Array, { config }: EngineFacts): void {

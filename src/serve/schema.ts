@@ -181,7 +181,25 @@ export const effort = z.enum(efforts, `must be one of ${efforts.join(', ')}`)
 /** Tokens that may be thought; -1: as many as the model likes. */
 export const thinkingBudget = whole(-1, 2 ** 30)
 
+/** An answer's shape, as OpenAI has it; what of a schema can be followed is told elsewhere. */
+const format = z.discriminatedUnion(
+  'type',
+  [
+    z.object({ type: z.literal('text') }),
+    z.object({ type: z.literal('json_object') }),
+    z.object({
+      type: z.literal('json_schema'),
+      json_schema: z.object(
+        { schema: record('a JSON schema, an object').nullish(), strict: flag().nullish() },
+        'must be an object',
+      ),
+    }),
+  ],
+  'must be an object whose type is text, json_object or json_schema',
+)
+
 export const chatBody = z.object({
+  response_format: format.nullish(),
   ...drawing,
   messages,
   max_completion_tokens: whole(1, 2 ** 30).nullish(),
@@ -254,7 +272,7 @@ const refused: readonly (readonly [
   [
     'response_format',
     (value) => !isRecord(value) || value.type !== 'text',
-    'this server cannot hold the model to a format; ask for it in words',
+    'this route cannot hold the model to a format; /v1/chat/completions can',
   ],
   ['functions', () => true, 'tools is the newer name'],
   ['audio', () => true, 'this model gives text only'],
@@ -277,6 +295,7 @@ const refused: readonly (readonly [
 export function parsed<Shape extends z.ZodType>(shape: Shape, body: unknown): z.output<Shape> {
   if (!isRecord(body)) throw badRequest(`the body must be a JSON object, found ${shown(body)}`)
   for (const [field, isAsked, reason] of refused) {
+    if (shape instanceof z.ZodObject && field in shape.shape) continue
     const value = body[field] ?? null
     if (value !== null && isAsked(value, body)) throw unsupported(field, reason)
   }

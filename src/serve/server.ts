@@ -85,6 +85,7 @@ export class Server {
     clearTimeout(timer)
     await this.service.keeper.close()
     await this.service.prompts.close()
+    await this.service.grammars.close()
   }
 
   /** Before anything else of a request is looked at. */

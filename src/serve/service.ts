@@ -10,6 +10,7 @@ import type { ThinkingMeans } from './draw.js'
 import { Exchange } from './exchange.js'
 import { type Identity, identityOf, type TokenUsage } from './form.js'
 import { Gate } from './gate.js'
+import { GrammarTrials } from './grammars.js'
 import { Keeper } from './keeper.js'
 import { Metrics } from './metrics.js'
 import { Prompts } from './prompts.js'
@@ -46,6 +47,7 @@ export interface Service extends ServiceWishes {
   readonly created: number
   readonly keeper: Keeper
   readonly prompts: Prompts
+  readonly grammars: GrammarTrials
   readonly gate: Gate
   readonly thinking: ThinkingMeans
   readonly metrics: Metrics
@@ -71,6 +73,7 @@ export function newService(wishes: ServiceWishes): Service {
     gate,
     thinking: { tags: thinkingTagsOf(wishes.tokenizer), budget: wishes.reasoningBudget },
     prompts: new Prompts(wishes.folder),
+    grammars: new GrammarTrials(wishes.folder),
     metrics: new Metrics(gate, keeper),
     shutdown: new AbortController(),
   }

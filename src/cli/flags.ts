@@ -424,7 +424,7 @@ function count() {
 }
 
 /** An option with its environment variable: --ctx-size is RING_CTX_SIZE. */
-function option<Value>(
+export function option<Value>(
   flags: string,
   description: string,
   parse?: (text: string, previous: Value) => Value,
@@ -435,7 +435,7 @@ function option<Value>(
   return parse === undefined ? made : made.argParser(parse)
 }
 
-function addAll(command: Command, heading: string, options: readonly Option[]): Command {
+export function addAll(command: Command, heading: string, options: readonly Option[]): Command {
   command.optionsGroup(heading)
   for (const one of options) command.addOption(one)
   return command

@@ -18,12 +18,17 @@ export interface Request {
   readonly routing: boolean
   /** One bit per vocabulary id, set: may be drawn. Absent: all may. */
   readonly allowed?: Uint32Array | undefined
+  /**
+   * Tokens that were drawn for this request before, fewer than maxTokens, none of them its last. They
+   * are read again behind the prompt, and the draws go on with the number after theirs.
+   */
+  readonly drawnBefore?: Int32Array | undefined
 }
 
 export type FinishReason = 'stop' | 'length' | 'cancelled' | 'failed'
 
 export class Sequence {
-  /** Prompt, then drawn tokens; [0, length) are known. */
+  /** Prompt, then drawn tokens, those drawn before among them; [0, length) are known. */
   readonly tokens: Int32Array
   length: number
   /** Tokens whose keys and values are kept. */
@@ -39,7 +44,9 @@ export class Sequence {
   ) {
     this.tokens = new Int32Array(request.prompt.length + request.maxTokens)
     this.tokens.set(request.prompt)
-    this.length = request.prompt.length
+    const { prompt, drawnBefore } = request
+    if (drawnBefore !== undefined) this.tokens.set(drawnBefore, prompt.length)
+    this.length = prompt.length + (drawnBefore?.length ?? 0)
     if (this.length === 0) throw new RangeError('a sequence needs at least one token')
   }
 

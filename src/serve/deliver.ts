@@ -154,20 +154,22 @@ async function readThrough(
     signal.throwIfAborted()
     throw new Refusal(500, 'the answer was cancelled')
   }
-  const ended: Ended = { reason: reasonOf(reason === 'length', reader), stop: reader.stop }
+  const ended = endedOf(reason === 'length', reader)
   watch.end(ended.reason)
   return ended
 }
 
-function reasonOf(isAtLength: boolean, { isStopped, calls }: AnswerReader): Ended['reason'] {
-  if (isAtLength && !isStopped) return 'length'
-  return calls > 0 ? 'tool_calls' : 'stop'
+/** How an answer ended that was read to its end; `isAtLength`: no more could be drawn. */
+export function endedOf(isAtLength: boolean, { isStopped, calls, stop }: AnswerReader): Ended {
+  if (isAtLength && !isStopped) return { reason: 'length', stop }
+  return { reason: calls > 0 ? 'tool_calls' : 'stop', stop }
 }
 
 /** The prompt of several answers was read for each, but is counted once, as clients expect. */
-function usageOf(runs: readonly Run[]): TokenUsage {
+export function usageOf(runs: readonly Pick<Run, 'choice' | 'reader'>[]): TokenUsage {
   const prompts = new Set(runs.map(({ choice }) => choice.request.prompt))
-  const sum = (of: (run: Run) => number) => runs.reduce((total, run) => total + of(run), 0)
+  const sum = (of: (run: Pick<Run, 'choice' | 'reader'>) => number) =>
+    runs.reduce((total, run) => total + of(run), 0)
   return {
     promptTokens: [...prompts].reduce((total, prompt) => total + prompt.length, 0),
     completionTokens: sum(({ reader }) => reader.tokens),

@@ -27,6 +27,13 @@ export interface Wishes {
   readonly maxTokensField: string
   /** Null: no log-probabilities; else how many others beside the drawn token. */
   readonly topLogprobs: number | null
+  /** Where the body has none; absent: a random one. */
+  readonly seed?: number
+}
+
+/** What of an engine decides whether a request can be followed. */
+export type Bounds = Pick<EngineFacts, 'config'> & {
+  readonly plan: Pick<EngineFacts['plan'], 'contextTokens'>
 }
 
 /** What a completion gives when it does not say how much it wants. */
@@ -72,14 +79,10 @@ export function completionWishes(body: CompletionBody): Wishes {
 }
 
 /** Every answer that is asked for; throws a Refusal for what the model or its context cannot do. */
-export function choicesOf(
-  prompts: readonly Prompt[],
-  wishes: Wishes,
-  facts: EngineFacts,
-): Choice[] {
+export function choicesOf(prompts: readonly Prompt[], wishes: Wishes, facts: Bounds): Choice[] {
   const { body } = wishes
   const count = body.n ?? 1
-  const seed = BigInt(body.seed ?? randomInt(2 ** 32))
+  const seed = BigInt(body.seed ?? wishes.seed ?? randomInt(2 ** 32))
   const sampling = samplingOf(body, facts.config.vocabulary)
   const stopIds = body.ignore_eos === true ? [] : facts.config.eosIds
   const stops = [body.stop ?? []].flat()
@@ -102,7 +105,7 @@ export function choicesOf(
   })
 }
 
-function checkTokens(tokens: Int32Array, { config }: EngineFacts): void {
+function checkTokens(tokens: Int32Array, { config }: Bounds): void {
   if (tokens.length === 0) {
     throw badRequest('the prompt is empty: it has no token to start from', 'prompt')
   }
@@ -116,7 +119,7 @@ function checkTokens(tokens: Int32Array, { config }: EngineFacts): void {
 }
 
 /** How many tokens may be drawn. */
-function roomFor(tokens: Int32Array, wishes: Wishes, { plan }: EngineFacts): number {
+function roomFor(tokens: Int32Array, wishes: Wishes, { plan }: Bounds): number {
   const { contextTokens } = plan
   const left = contextTokens - tokens.length
   const wanted = wishes.maxTokens ?? left

@@ -48,6 +48,11 @@ describe('wrong usage', () => {
     ['no input to score', ['score', '-o', '-'], /--input.*not specified/],
     ['no address of a server', ['top', '--url', 'ftp://x'], /--url ftp:\/\/x: expected an address/],
     ['no rate', ['run', '--ceiling', '7GB'], /--ceiling.*'7GB'.*as 7GB\/s/],
+    ['no output of a job', ['batch', '-i', 'x'], /--output.*not specified/],
+    ['a pipe as the output of a job', ['batch', '-o', '-'], /--output.*'-'.*Expected a file/],
+    ['no time of day', ['batch', '--until', '25:00'], /--until.*'25:00'.*as 07:00/],
+    ['no interval', ['batch', '--journal-every', '1h'], /--journal-every.*'1h'.*seconds as 30s/],
+    ['no number of answers', ['batch', '--max-batch', 'all'], /--max-batch.*'all'.*whole number/],
   ])('%s', async (_title, words, said) => {
     expectRefusal(await command(words), 2, said)
   })

@@ -5,6 +5,8 @@ import os from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Engine, type Generation } from '../dist/src/engine/engine.js'
+import type { Emission } from '../dist/src/engine/loop.js'
+import { greedy } from '../src/engine/sampling.js'
 import { tinyGoldens } from './goldens.js'
 import { requestOf } from './models.js'
 import { ringTiny } from './paths.js'
@@ -15,6 +17,12 @@ async function tokensOf(generation: Generation): Promise<number[]> {
   const tokens: number[] = []
   for await (const { token } of generation) tokens.push(token)
   return tokens
+}
+
+async function emissionsOf(generation: Generation): Promise<Emission[]> {
+  const emissions: Emission[] = []
+  for await (const emission of generation) emissions.push(emission)
+  return emissions
 }
 
 describe('an engine', () => {
@@ -52,6 +60,26 @@ describe('an engine', () => {
     )
     expect(await tokensOf(generation)).toEqual(golden?.greedy.ids.slice(0, first + 1))
     expect((await generation.ending).reason).toBe('stop')
+  })
+
+  it('goes on from tokens that were drawn before as if it had never ended', async () => {
+    const sampling = { ...greedy, temperature: 1, topP: 0.95, seed: 77n }
+    const penalties = { frequencyPenalty: 0.7, presencePenalty: 0.4, repetitionPenalty: 1.1 }
+    const request = requestOf(goldens[0]?.ids ?? [], {
+      ...{ maxTokens: 40, topLogprobs: 2, sampling: { ...sampling, ...penalties } },
+    })
+    const whole = await emissionsOf(engine.generate(request))
+    expect(whole).toHaveLength(40)
+    for (const count of [1, 17, 39]) {
+      const drawnBefore = Int32Array.from(whole.slice(0, count), ({ token }) => token)
+      const rest = engine.generate({ ...request, drawnBefore })
+      expect(await emissionsOf(rest)).toEqual(whole.slice(count))
+      expect((await rest.ending).reason).toBe('length')
+    }
+    const drawnBefore = Int32Array.from(whole, ({ token }) => token)
+    expect(() => engine.generate({ ...request, drawnBefore })).toThrow(
+      /40 tokens were drawn before/,
+    )
   })
 
   it('counts what it did', async () => {

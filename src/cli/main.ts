@@ -3,6 +3,7 @@
 // it is asked for, so that help is instant and an answer begins soon. Nothing but this file prints
 // errors or sets the exit status: 0 done, 1 failed, 2 wrong usage.
 import { Command, CommanderError } from 'commander'
+import { addBatchFlags, type BatchFlags } from './batchflags.js'
 import { addDoctorFlags, type DoctorFlags } from './doctorflags.js'
 import { Failure, failureOf, oneLine, Status, stackOf, systemReason, tell } from './failure.js'
 import {
@@ -83,6 +84,10 @@ function programOf(end: (status: number) => void): Command {
       end(await (await import('./chat.js')).chat(model, flags))
     },
   )
+  const batch = command('batch', 'answer a file of requests; goes on after any end')
+  addBatchFlags(batch).action(async (model: string | undefined, flags: BatchFlags) => {
+    end(await (await import('./batch.js')).batch(model, flags))
+  })
   const score = command('score', 'log-probabilities and chosen experts of given tokens or texts')
   addScoreFlags(score).action(async (model: string | undefined, flags: ScoreFlags) => {
     end(await (await import('./score.js')).score(model, flags))
@@ -109,7 +114,7 @@ function programOf(end: (status: number) => void): Command {
   addVerifyFlags(verify).action(async (model: string | undefined, flags: VerifyFlags) => {
     end(await (await import('./verify.js')).verify(model, flags))
   })
-  for (const one of [bench, run, chat, serve, score, inspect, verify]) addSharedFlags(one)
+  for (const one of [batch, bench, run, chat, serve, score, inspect, verify]) addSharedFlags(one)
   const pull = program
     .command('pull')
     .description('fetch a model from the Hugging Face hub into its cache, checked')

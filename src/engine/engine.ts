@@ -206,6 +206,10 @@ export class Engine {
     const promptTokens = request.prompt.length
     if (promptTokens === 0)
       throw new ModelError('the prompt is empty: it has no token to start from')
+    const drawnBefore = request.drawnBefore?.length ?? 0
+    if (drawnBefore > 0 && drawnBefore >= request.maxTokens) {
+      throw new ModelError(`${drawnBefore} tokens were drawn before, of ${request.maxTokens}`)
+    }
     if (promptTokens + request.maxTokens > contextTokens) {
       throw new ModelError(
         `the prompt has ${promptTokens} tokens and ${request.maxTokens} more are asked for, but the context holds ${contextTokens} (--ctx-size)`,

@@ -40,6 +40,11 @@ export interface LayoutWishes {
   readonly threads?: number | undefined
   /** Sequences that may be in work at once. */
   readonly sequences?: number | undefined
+  /**
+   * Tokens whose keys and values all sequences together may keep, at least one context; absent: each
+   * sequence has the whole context.
+   */
+  readonly kvTokens?: number | undefined
   /** Most tokens of one step. */
   readonly stepTokens?: number | undefined
   /** Ids from here on are never sampled; absent: the whole vocabulary may be. */
@@ -85,7 +90,9 @@ export function planMemory(
 ): MemoryPlan {
   const kvType = wishes.kvType ?? 'bf16'
   const sequences = wishes.sequences ?? 1
-  const tokenBytes = kvBytesPerToken(config, kvType) * sequences
+  const { kvTokens } = wishes
+  // Where all share, one context must have room, and the rest is what is shared.
+  const tokenBytes = kvBytesPerToken(config, kvType) * (kvTokens === undefined ? sequences : 1)
   const fitting = (share: number) => Math.floor((freeBytes * share) / tokenBytes)
   const asked = wishes.contextTokens
   if (freeBytes < 0) {
@@ -107,7 +114,11 @@ export function planMemory(
   if (contextTokens < 1) {
     throw new ModelError(`not enough memory for the KV of one token (${tokenBytes} bytes)`)
   }
-  const kvBlocks = blocksFor(contextTokens) * sequences
+  const perContext = blocksFor(contextTokens)
+  const kvBlocks =
+    kvTokens === undefined
+      ? perContext * sequences
+      : Math.min(Math.max(blocksFor(kvTokens), perContext), perContext * sequences)
   return {
     contextTokens,
     sequences,

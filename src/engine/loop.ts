@@ -212,7 +212,8 @@ export class Loop {
     }
     const now = performance.now()
     const { stats } = account
-    if (sequence.drawn === 0) {
+    // Not the number of draws: a sequence may go on from tokens that were drawn before.
+    if (account.usage === null) {
       account.firstTokenMs = now
       account.usage = readUsage(this.model.counters)
       stats.firstTokenSeconds = (now - account.arrivedMs) / 1000

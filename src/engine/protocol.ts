@@ -28,6 +28,8 @@ export interface EngineFacts {
   readonly expertBytes: number
   /** What else a person should know of how it was opened; null: nothing. */
   readonly note: string | null
+  /** Within which the same tokens give the same bits. */
+  readonly instructionSet: string
   /** Backend, instruction set and threads, for people. */
   readonly device: string
 }

@@ -25,12 +25,17 @@ export interface Request {
   readonly thinking?: ThinkingLimit | undefined
   /** Absent: any text. */
   readonly grammar?: GrammarWish | undefined
+  /**
+   * Tokens that were drawn for this request before, fewer than maxTokens, none of them its last. They
+   * are read again behind the prompt, and the draws go on with the number after theirs.
+   */
+  readonly drawnBefore?: Int32Array | undefined
 }
 
 export type FinishReason = 'stop' | 'length' | 'cancelled' | 'failed'
 
 export class Sequence {
-  /** Prompt, then drawn tokens; [0, length) are known. */
+  /** Prompt, then drawn tokens, those drawn before among them; [0, length) are known. */
   readonly tokens: Int32Array
   length: number
   /** Tokens whose keys and values are kept. */
@@ -57,6 +62,7 @@ export class Sequence {
     this.tokens.set(request.prompt)
     this.length = request.prompt.length
     this.#thinking = request.thinking === undefined ? null : new ThinkingWatch(request.thinking)
+    for (const token of request.drawnBefore ?? []) this.accept(token)
     if (this.length === 0) throw new RangeError('a sequence needs at least one token')
   }
 

@@ -3,7 +3,7 @@
 // the thread sleeps on a word of shared memory that the other side changes with every message.
 import { basename } from 'node:path'
 import { receiveMessageOnPort, workerData } from 'node:worker_threads'
-import { Reason } from '../../native/index.js'
+import { probe, Reason } from '../../native/index.js'
 import { ModelError } from '../model/error.js'
 import { inventory } from '../model/inventory.js'
 import { Grammars, type TokenGrammar } from './grammar.js'
@@ -52,6 +52,7 @@ function factsOf(model: OpenModel): EngineFacts {
     forecast: model.forecast,
     note: model.note,
     expertBytes: oneExpert,
+    instructionSet: probe().instructionSet,
     device: stage.device.describe(),
   }
 }

@@ -1,7 +1,6 @@
 // The objects of /v1/chat/completions. Thinking goes into `reasoning_content`, beside `content`, as
 // clients of thinking models expect; its log-probabilities likewise stand beside those of the answer.
 // The tokens of a call have none: a client reads calls as data.
-import { randomUUID } from 'node:crypto'
 import type { Emission } from '../engine/loop.js'
 import type { Tokenizer } from '../model/tokenizer.js'
 import type { Call } from './calls.js'
@@ -11,6 +10,8 @@ import {
   finite,
   type Identity,
   joined,
+  type Naming,
+  newNaming,
   piecesOf,
   type TokenUsage,
   type Told,
@@ -37,10 +38,11 @@ export class ChatForm implements Form {
     { model, fingerprint }: Identity,
     private readonly tokenizer: Tokenizer,
     private readonly details: FormDetails,
+    private readonly naming: Naming = newNaming(),
   ) {
     this.#shell = {
-      id: `chatcmpl-${randomUUID().replaceAll('-', '')}`,
-      created: Math.floor(Date.now() / 1000),
+      id: `chatcmpl-${naming.nextId()}`,
+      created: naming.created,
       model,
       system_fingerprint: fingerprint,
     }
@@ -86,7 +88,9 @@ export class ChatForm implements Form {
           content: content === '' && calls.length > 0 ? null : content,
           ...(reasoning === '' ? {} : { reasoning_content: reasoning }),
           refusal: null,
-          ...(calls.length === 0 ? {} : { tool_calls: calls.map(callObject) }),
+          ...(calls.length === 0
+            ? {}
+            : { tool_calls: calls.map((call) => this.#callObject(call)) }),
         },
         logprobs: this.#logprobs(deltas),
         finish_reason: ended.reason,
@@ -99,12 +103,16 @@ export class ChatForm implements Form {
   #callChunks(answer: number, call: Call): WireEvent[] {
     const index = this.#calls.get(answer) ?? 0
     this.#calls.set(answer, index + 1)
-    const head = { index, ...callObject({ ...call, arguments: '' }) }
+    const head = { index, ...this.#callObject({ ...call, arguments: '' }) }
     const rest = piecesOf(call.arguments).map((piece) => ({
       index,
       function: { arguments: piece },
     }))
     return [head, ...rest].map((one) => this.#chunk(answer, { tool_calls: [one] }))
+  }
+
+  #callObject(call: Call): object {
+    return { id: `call_${this.naming.nextId()}`, type: 'function', function: call }
   }
 
   #chunk(
@@ -133,11 +141,6 @@ export class ChatForm implements Form {
       ...(reasoning.length === 0 ? {} : { reasoning_content: reasoning }),
     }
   }
-}
-
-function callObject(call: Call): object {
-  const id = `call_${randomUUID().replaceAll('-', '')}`
-  return { id, type: 'function', function: call }
 }
 
 /** A drawn token with its log-probability and those of the likeliest. */

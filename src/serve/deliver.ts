@@ -33,6 +33,9 @@ interface Run {
   cachedTokens: number
 }
 
+/** What usage is counted of. */
+type Answered = Pick<Run, 'choice' | 'reader' | 'cachedTokens'>
+
 /** Answers on `reply`; throws a Refusal as long as nothing has been sent. Returns what it cost. */
 export async function deliver(
   service: Service,
@@ -160,24 +163,25 @@ async function readThrough(
     // From the dashboard: whoever runs the server did not want it.
     throw new Refusal(503, 'the answer was cancelled', { code: 'cancelled', mayRetry: false })
   }
-  const ended: Ended = { reason: reasonOf(reason === 'length', reader), stop: reader.stop }
+  const ended = endedOf(reason === 'length', reader)
   watch.end(ended.reason)
   return ended
 }
 
-function reasonOf(isAtLength: boolean, { isStopped, calls }: AnswerReader): Ended['reason'] {
-  if (isAtLength && !isStopped) return 'length'
-  return calls > 0 ? 'tool_calls' : 'stop'
+/** How an answer ended that was read to its end; `isAtLength`: no more could be drawn. */
+export function endedOf(isAtLength: boolean, { isStopped, calls, stop }: AnswerReader): Ended {
+  if (isAtLength && !isStopped) return { reason: 'length', stop }
+  return { reason: calls > 0 ? 'tool_calls' : 'stop', stop }
 }
 
 /** The prompt of several answers is counted once, as clients expect, and as the first of them found it. */
-function usageOf(runs: readonly Run[]): TokenUsage {
+export function usageOf(runs: readonly Answered[]): TokenUsage {
   const prompts = new Map<Int32Array, number>()
   for (const { choice, cachedTokens } of runs) {
     const { prompt } = choice.request
     prompts.set(prompt, Math.min(cachedTokens, prompts.get(prompt) ?? cachedTokens))
   }
-  const sum = (of: (run: Run) => number) => runs.reduce((total, run) => total + of(run), 0)
+  const sum = (of: (run: Answered) => number) => runs.reduce((total, run) => total + of(run), 0)
   return {
     promptTokens: [...prompts.keys()].reduce((total, prompt) => total + prompt.length, 0),
     cachedTokens: [...prompts.values()].reduce((total, cached) => total + cached, 0),

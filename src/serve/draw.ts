@@ -40,6 +40,8 @@ export interface Wishes {
   readonly thinking: ThinkingWish
   /** Absent: any text. */
   readonly format?: FormatWish | null
+  /** Where the body has none; absent: a random one. */
+  readonly seed?: number
 }
 
 /** How much may be thought. */
@@ -56,6 +58,11 @@ export interface ThinkingMeans {
   readonly tags: ThinkingTags | null
   /** Tokens, where a request does not say; null: no limit. */
   readonly budget: number | null
+}
+
+/** What of an engine decides whether a request can be followed. */
+export type Bounds = Pick<EngineFacts, 'config'> & {
+  readonly plan: Pick<EngineFacts['plan'], 'contextTokens'>
 }
 
 /** What a completion gives when it does not say how much it wants. */
@@ -136,7 +143,7 @@ export function completionWishes(body: CompletionBody): Wishes {
 export function choicesOf(
   prompts: readonly Prompt[],
   wishes: Wishes,
-  facts: EngineFacts,
+  facts: Bounds,
   means: ThinkingMeans,
   shape: GrammarWish | null = null,
 ): Choice[] {
@@ -145,7 +152,7 @@ export function choicesOf(
     throw badRequest('ignore_eos does not go with response_format: JSON has an end', 'ignore_eos')
   }
   const count = body.n ?? 1
-  const seed = BigInt(body.seed ?? randomInt(2 ** 32))
+  const seed = BigInt(body.seed ?? wishes.seed ?? randomInt(2 ** 32))
   const sampling = samplingOf(body, facts.config.vocabulary)
   const stopIds = body.ignore_eos === true ? [] : facts.config.eosIds
   const stops = [body.stop ?? []].flat()
@@ -206,7 +213,7 @@ function formatOf({
   return { schema: schema ?? { type: 'object' }, strict: strict === true, field }
 }
 
-function checkTokens(tokens: Int32Array, { config }: EngineFacts): void {
+function checkTokens(tokens: Int32Array, { config }: Bounds): void {
   if (tokens.length === 0) {
     throw badRequest('the prompt is empty: it has no token to start from', 'prompt')
   }
@@ -220,7 +227,7 @@ function checkTokens(tokens: Int32Array, { config }: EngineFacts): void {
 }
 
 /** How many tokens may be drawn. */
-function roomFor(tokens: Int32Array, wishes: Wishes, { plan }: EngineFacts): number {
+function roomFor(tokens: Int32Array, wishes: Wishes, { plan }: Bounds): number {
   const { contextTokens } = plan
   const left = contextTokens - tokens.length
   const wanted = wishes.maxTokens ?? left

@@ -1,7 +1,7 @@
 // What the families of responses have in common: who answers, how an answer ended, what it cost, and what
 // a form must give: events of a stream, or one object. Forms know the wire; they know no engine. The
 // events of one response are asked for in the order in which they are sent.
-import { createHash } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
 import type { Emission } from '../engine/loop.js'
 import type { Delta } from './reader.js'
 import type { Refusal } from './refusal.js'
@@ -25,6 +25,22 @@ export function identityOf(model: string, ...parts: readonly string[]): Identity
     .update([model, ...parts].join('\n'))
     .digest('hex')
   return { model, fingerprint: `fp_${digest.slice(0, 10)}` }
+}
+
+/** What a response and its parts are called, and when it was made. */
+export interface Naming {
+  /** Seconds since 1970. */
+  readonly created: number
+  /** 32 hexadecimal digits, others with every call. */
+  nextId(): string
+}
+
+/** Names by chance, and the time that it is. */
+export function newNaming(): Naming {
+  return {
+    created: Math.floor(Date.now() / 1000),
+    nextId: () => randomUUID().replaceAll('-', ''),
+  }
 }
 
 /** An answer that is over. */

@@ -1,7 +1,6 @@
 // The objects of /v1/completions: plain text, and log-probabilities in their older form, as lists that
 // run beside each other. Offsets count the characters of the answer, so this form remembers how far
 // each answer has come.
-import { randomUUID } from 'node:crypto'
 import type { Emission } from '../engine/loop.js'
 import type { Tokenizer } from '../model/tokenizer.js'
 import type { FormDetails } from './chatform.js'
@@ -11,6 +10,8 @@ import {
   finite,
   type Identity,
   joined,
+  type Naming,
+  newNaming,
   type TokenUsage,
   type Told,
   tokensOf,
@@ -29,11 +30,12 @@ export class TextForm implements Form {
     { model, fingerprint }: Identity,
     private readonly tokenizer: Tokenizer,
     private readonly details: FormDetails,
+    naming: Naming = newNaming(),
   ) {
     this.#shell = {
-      id: `cmpl-${randomUUID().replaceAll('-', '')}`,
+      id: `cmpl-${naming.nextId()}`,
       object: 'text_completion',
-      created: Math.floor(Date.now() / 1000),
+      created: naming.created,
       model,
       system_fingerprint: fingerprint,
     }

@@ -34,7 +34,7 @@ export function addCompletions(app: FastifyInstance, service: Service): void {
 }
 
 /** One or several prompts, each text or token ids. */
-function sourcesOf({ prompt }: CompletionBody): (string | number[])[] {
+export function sourcesOf({ prompt }: CompletionBody): (string | number[])[] {
   if (typeof prompt === 'string') return [prompt]
   if (prompt.length > PROMPTS_MAX && typeof prompt[0] !== 'number') {
     throw badRequest(`prompt may hold at most ${PROMPTS_MAX} prompts`, 'prompt')

@@ -1,0 +1,265 @@
+// A job at work: lines become questions, questions sequences of the engine, as many at once as it takes,
+// and what is drawn goes into the journal now and then and into the output when a line is whole. It can
+// be parked at any time. A fault of a line is that line's; what the job itself cannot go on with parks it.
+import type { LineFile } from '../cli/jsonl.js'
+import type { Engine, Generation } from '../engine/engine.js'
+import type { Emission, Ending } from '../engine/loop.js'
+import type { Tokenizer } from '../model/tokenizer.js'
+import { endedOf, usageOf } from '../serve/deliver.js'
+import type { Choice } from '../serve/draw.js'
+import type { Identity, Told } from '../serve/form.js'
+import { AnswerReader, type Delta } from '../serve/reader.js'
+import { Refusal } from '../serve/refusal.js'
+import { answerKey, type Journal } from './journal.js'
+import { type BadLine, type BatchLine, isBad, parseLine } from './line.js'
+import type { Question, Questions } from './question.js'
+import { tokensOf } from './records.js'
+import { answeredResult, badResult, type Result, refusedResult } from './result.js'
+import type { Results } from './results.js'
+
+/** What was drawn may be lost for so long, or for so many tokens of one answer. */
+export interface Interval {
+  readonly seconds: number
+  readonly tokens: number
+}
+
+export interface JobParts {
+  readonly input: LineFile
+  readonly engine: Engine
+  readonly tokenizer: Tokenizer
+  readonly questions: Questions
+  readonly identity: Identity
+  readonly journal: Journal
+  readonly results: Results
+  /** Lines that are in the output already. */
+  readonly isDone: (line: number) => boolean
+  /** Tokens of answers that an earlier run has drawn. */
+  readonly drawn: ReadonlyMap<string, readonly Emission[]>
+  /** Sequences in work at once. */
+  readonly sequences: number
+  readonly interval: Interval
+  readonly listener: JobListener
+}
+
+/** Hears how a job goes. */
+export interface JobListener {
+  onToken(): void
+  onEnding(ending: Ending): void
+  onResult(result: Result): void
+}
+
+/** An answer in work. */
+interface Drawing {
+  readonly line: number
+  readonly answer: number
+  readonly hasLogprobs: boolean
+  /** Tokens in the journal. */
+  kept: number
+  /** Tokens since. */
+  readonly fresh: Emission[]
+}
+
+/** Whoever waits for an answer of a job that is parked. */
+class Parked extends Error {}
+
+export class Job {
+  readonly #generations = new Set<Generation>()
+  readonly #drawings = new Set<Drawing>()
+  #inWork = 0
+  #isParked = false
+  #fault: unknown = null
+  #keptMs = performance.now()
+  #onRoom: () => void = () => {}
+
+  constructor(private readonly parts: JobParts) {}
+
+  /** Nothing more is begun, and what is in work ends within a layer's time; nothing is lost. */
+  park(): void {
+    this.#isParked = true
+    for (const generation of this.#generations) generation.cancel()
+    this.#onRoom()
+  }
+
+  /** Returns whether all lines are in the output. Throws what the job could not go on with. */
+  async run(): Promise<boolean> {
+    const { input, isDone, sequences } = this.parts
+    const seen = new Set<string>()
+    const tasks = new Set<Promise<void>>()
+    // Some wait behind those in work, so that none has to be waited for.
+    const most = sequences + Math.max(2, Math.ceil(sequences / 4))
+    try {
+      for await (const { number, text } of input.lines()) {
+        const line = parseLine(number, text, seen)
+        if (isDone(number)) continue
+        while (this.#inWork >= most && !this.#isParked) await this.#room()
+        if (this.#isParked) break
+        this.parts.results.expect(number)
+        const question = await this.#ask(line)
+        if (question === null || isBad(line)) continue
+        const task = this.#answer(line, question).catch((error) => this.#stop(error))
+        tasks.add(task)
+        void task.then(() => tasks.delete(task))
+      }
+    } catch (error) {
+      this.#stop(error)
+    }
+    await Promise.all(tasks)
+    if (this.#fault === null) this.#keep()
+    if (this.#fault !== null) throw this.#fault
+    return !this.#isParked
+  }
+
+  #idOf(line: number): string {
+    return this.parts.questions.lineId(line)
+  }
+
+  /** Null: the line cannot be answered, and its result says why. */
+  async #ask(line: BatchLine | BadLine): Promise<Question | null> {
+    const id = this.#idOf(line.number)
+    try {
+      if (!isBad(line)) return await this.parts.questions.ask(line)
+      this.#add(badResult(id, line))
+    } catch (error) {
+      if (!(error instanceof Refusal) || isBad(line)) throw error
+      this.#add(refusedResult(id, line, error))
+    }
+    return null
+  }
+
+  /** Draws all answers of a line; what it needs of the engine is asked for before anything is awaited. */
+  async #answer(line: BatchLine, question: Question): Promise<void> {
+    const { questions, identity, tokenizer } = this.parts
+    const { choices } = question
+    this.#inWork += choices.length
+    const readers = choices.map(({ reading }) => new AnswerReader(tokenizer, reading))
+    try {
+      const told = await allOf(
+        choices.map((choice, at) => this.#draw(line.number, choice, question, readers[at])),
+      )
+      const usage = usageOf(choices.flatMap((choice, at) => pairOf(choice, readers[at])))
+      const form = questions.formOf(line.number, question, identity, tokenizer)
+      const body = form.whole(told, usage)
+      const { promptTokens, completionTokens } = usage
+      const all = { told, body, promptTokens, completionTokens }
+      this.#add(answeredResult(this.#idOf(line.number), line, identity.model, all))
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error
+      this.#add(refusedResult(this.#idOf(line.number), line, error))
+    } finally {
+      this.#inWork -= choices.length
+      this.#onRoom()
+    }
+  }
+
+  async #draw(
+    line: number,
+    { index, request }: Choice,
+    { hasLogprobs }: Question,
+    reader: AnswerReader | undefined,
+  ): Promise<Told> {
+    if (reader === undefined) throw new Error('an answer without a reader')
+    const before = this.parts.drawn.get(answerKey(line, index)) ?? []
+    const deltas: Delta[] = before.flatMap((emission) => reader.push(emission))
+    let last = before.at(-1)?.token ?? -1
+    let count = before.length
+    const isOver = () =>
+      reader.isStopped || count >= request.maxTokens || request.stopIds.includes(last)
+    if (!isOver()) {
+      const drawing: Drawing = { line, answer: index, hasLogprobs, kept: count, fresh: [] }
+      const drawnBefore = Int32Array.from(before, ({ token }) => token)
+      const generation = this.#generate({ ...request, drawnBefore })
+      for await (const emission of this.#drawn(generation, drawing)) {
+        deltas.push(...reader.push(emission))
+        last = emission.token
+        count += 1
+        if (isOver()) break
+      }
+      if (!isOver()) throw new Parked()
+    }
+    deltas.push(...reader.end())
+    const ended = endedOf(!request.stopIds.includes(last) && count >= request.maxTokens, reader)
+    return { index, deltas, ended }
+  }
+
+  #generate(request: Choice['request']): Generation {
+    if (this.#isParked) throw new Parked()
+    const generation = this.parts.engine.generate(request)
+    this.#generations.add(generation)
+    return generation
+  }
+
+  /** Every token that is drawn, which the journal is given too; ends early when it is left or parked. */
+  async *#drawn(generation: Generation, drawing: Drawing): AsyncGenerator<Emission> {
+    const { listener } = this.parts
+    this.#drawings.add(drawing)
+    try {
+      for await (const emission of generation) {
+        drawing.fresh.push(emission)
+        listener.onToken()
+        yield emission
+        this.#keepIfDue(drawing.fresh.length)
+      }
+      const { reason, message } = await generation.ending
+      // The line's own fault: a part of the model that it wants cannot be read.
+      if (reason === 'failed') throw new Refusal(500, message, { mayRetry: false })
+    } finally {
+      generation.cancel()
+      this.#generations.delete(generation)
+      this.#note(drawing)
+      this.#drawings.delete(drawing)
+      await generation.ending.then(
+        (ending) => listener.onEnding(ending),
+        () => {},
+      )
+    }
+  }
+
+  #add(result: Result): void {
+    this.parts.results.add(result)
+    for (const one of this.parts.results.keep()) this.parts.listener.onResult(one)
+  }
+
+  #keepIfDue(freshTokens: number): void {
+    const { seconds, tokens } = this.parts.interval
+    const isDue = performance.now() - this.#keptMs >= seconds * 1000
+    if (isDue || freshTokens >= tokens) this.#keep()
+  }
+
+  #keep(): void {
+    for (const drawing of this.#drawings) this.#note(drawing)
+    this.parts.journal.keep()
+    this.#keptMs = performance.now()
+  }
+
+  /** Hands the journal what was drawn since. */
+  #note(drawing: Drawing): void {
+    const { line, answer, kept, fresh, hasLogprobs } = drawing
+    if (fresh.length === 0) return
+    this.parts.journal.tokens(tokensOf(line, answer, kept, fresh, hasLogprobs))
+    drawing.kept += fresh.length
+    fresh.length = 0
+  }
+
+  #room(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#onRoom = resolve
+    })
+  }
+
+  /** The first fault is the one that is told. */
+  #stop(error: unknown): void {
+    if (!(error instanceof Parked)) this.#fault ??= error
+    this.park()
+  }
+}
+
+/** The results of all; the first fault of any, once none is in work. */
+async function allOf<Value>(tasks: readonly Promise<Value>[]): Promise<Value[]> {
+  await Promise.allSettled(tasks)
+  return Promise.all(tasks)
+}
+
+function pairOf(choice: Choice, reader: AnswerReader | undefined) {
+  // How much of a prompt was known is another figure when the job is run again.
+  return reader === undefined ? [] : [{ choice, reader, cachedTokens: 0 }]
+}

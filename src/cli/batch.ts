@@ -1,0 +1,295 @@
+// `batch`: a file of requests, a file of answers, and a journal beside it from which the same command
+// goes on after any end. All of the input is looked at before the model is loaded. What a person is told
+// is decided here; how a job works is src/batch.
+import { existsSync, statSync } from 'node:fs'
+import { Durable } from '../batch/durable.js'
+import { differenceOf, inputName, modelName } from '../batch/identity.js'
+import { Job, type JobParts } from '../batch/job.js'
+import {
+  endJournal,
+  isUnchanged,
+  Journal,
+  journalPath,
+  readJournal,
+  type Standing,
+  soundPart,
+} from '../batch/journal.js'
+import { lockOutput } from '../batch/lock.js'
+import { type QuestionMeans, Questions } from '../batch/question.js'
+import type { JobHead } from '../batch/records.js'
+import { Results } from '../batch/results.js'
+import { type BatchSize, batchSize } from '../batch/size.js'
+import { type Survey, survey } from '../batch/survey.js'
+import { Tally } from '../batch/tally.js'
+import { Engine } from '../engine/engine.js'
+import { kvBytesPerToken } from '../engine/layout.js'
+import { availableBytes } from '../engine/memory.js'
+import { type ModelConfig, readConfig } from '../model/config.js'
+import { ModelError } from '../model/error.js'
+import { thinkingTagsOf } from '../model/thinkingtags.js'
+import type { Tokenizer } from '../model/tokenizer.js'
+import { identityOf } from '../serve/form.js'
+import { GrammarTrials } from '../serve/grammars.js'
+import { Prompts } from '../serve/prompts.js'
+import type { BatchFlags } from './batchflags.js'
+import { BatchScreen } from './batchscreen.js'
+import { openText } from './conversation.js'
+import { Failure, Status, tell } from './failure.js'
+import { refuseUnavailable, wishesOf } from './flags.js'
+import { Interrupts, statusOfSignal } from './interrupt.js'
+import { LineFile } from './jsonl.js'
+import { type Log, logFor } from './log.js'
+import { findModel, type ModelSource, packageVersion } from './source.js'
+
+/** Of the memory that is free before the model is loaded, for keys and values. */
+const KV_SHARE = 0.25
+/** Bad lines that are named; a file of another kind would name every line. */
+const COMPLAINTS_MAX = 20
+const HOUR_MS = 3_600_000
+
+/** Returns the exit status; throws for everything that a person is to be told. */
+export async function batch(model: string | undefined, flags: BatchFlags): Promise<number> {
+  refuseUnavailable(flags)
+  const log = logFor(flags)
+  if (flags.json) log.line('--json has no effect on batch: its output is JSON lines')
+  const source = findModel(model)
+  const tokenizer = await openText(source.folder)
+  const config = readConfig(source.folder, { ropeScaling: flags.ropeScaling })
+  const interrupts = new Interrupts()
+  const input = await LineFile.open(flags.input)
+  const means: QuestionMeans = {
+    prompts: new Prompts(source.folder),
+    grammars: new GrammarTrials(source.folder),
+    thinking: { tags: thinkingTagsOf(tokenizer), budget: null },
+  }
+  try {
+    const lock = await lockOutput(flags.output)
+    try {
+      const command = new BatchCommand(flags, source, tokenizer, config, input, means, log)
+      return await command.run(interrupts)
+    } finally {
+      lock.release()
+    }
+  } finally {
+    await means.prompts.close()
+    await means.grammars.close()
+    await input.close()
+  }
+}
+
+class BatchCommand {
+  readonly #journal: string
+  readonly #kvTokensFree: number
+
+  constructor(
+    private readonly flags: BatchFlags,
+    private readonly source: ModelSource,
+    private readonly tokenizer: Tokenizer,
+    private readonly config: ModelConfig,
+    private readonly input: LineFile,
+    private readonly means: QuestionMeans,
+    private readonly log: Log,
+  ) {
+    this.#journal = journalPath(flags.output)
+    const tokenBytes = kvBytesPerToken(config, flags.kvType)
+    this.#kvTokensFree = Math.floor((availableBytes() * KV_SHARE) / tokenBytes)
+  }
+
+  async run(interrupts: Interrupts): Promise<number> {
+    const standing = readJournal(this.#journal)
+    const head = await this.#headOf(standing)
+    this.#checkPlace(standing, head)
+    if (standing?.end) return this.#endedBefore(standing.end)
+    const questions = new Questions(
+      this.means,
+      { config: this.config, plan: head },
+      head.input,
+      this.flags.predict ?? null,
+    )
+    const seen = await interrupts.during(
+      () => {},
+      () => this.#survey(questions, interrupts),
+    )
+    if (interrupts.received !== null) return statusOfSignal(interrupts.received)
+    return this.#work(interrupts, standing, head, questions, seen)
+  }
+
+  /** What this job is, but for the instruction set, which is known once something computes. */
+  async #headOf(standing: Standing | null): Promise<JobHead> {
+    const { ctxSize, kvType, math, ropeScaling, predict, order } = this.flags
+    const { context } = this.config
+    if (ctxSize !== undefined && ctxSize > context) {
+      throw new Failure(`--ctx-size ${ctxSize}: this model has ${context} positions`)
+    }
+    // What memory allowed when the job was begun is part of the job.
+    const fitting = standing?.head.contextTokens ?? Math.min(context, this.#kvTokensFree)
+    return {
+      version: 1,
+      program: packageVersion(),
+      input: await inputName(this.input),
+      model: modelName(this.source.folder),
+      instructionSet: standing?.head.instructionSet ?? '',
+      contextTokens: ctxSize ?? fitting,
+      settings: {
+        order,
+        math,
+        'kv-type': kvType,
+        ...(ropeScaling === undefined ? {} : { 'rope-scaling': `yarn,${ropeScaling.factor}` }),
+        ...(predict === undefined ? {} : { predict: String(predict) }),
+      },
+    }
+  }
+
+  /** Nothing that is not this job's own is ever written over. */
+  #checkPlace(standing: Standing | null, head: JobHead): void {
+    const { output } = this.flags
+    const isThere = existsSync(output)
+    if (isThere && !statSync(output).isFile()) throw new Failure(`${output}: must be a file`)
+    if (standing === null) {
+      if (!isThere || statSync(output).size === 0) return
+      throw new Failure(`${output}: is there already, and is no job's: nothing is written over`)
+    }
+    const difference = differenceOf(standing.head, head)
+    if (difference === null) return
+    throw new Failure(
+      `${output} is of another job: ${difference}; take another output, or remove it and ${this.#journal}`,
+    )
+  }
+
+  #endedBefore(end: { readonly bytes: number; readonly crc: number }): number {
+    const { output } = this.flags
+    if (!isUnchanged(output, end)) {
+      throw new Failure(
+        `${output} is gone or has changed since the job ended; remove ${this.#journal} to run it anew`,
+      )
+    }
+    this.log.line('the job has ended before; there is nothing to do')
+    return Status.done
+  }
+
+  async #survey(questions: Questions, interrupts: Interrupts): Promise<Survey> {
+    let named = 0
+    const onBad = (number: number, reason: string) => {
+      named += 1
+      if (named <= COMPLAINTS_MAX) tell(`${this.input.name}:${number}: ${reason}`)
+    }
+    const seen = await survey(this.input, questions, onBad, () => interrupts.received === null)
+    const { lines, bad } = seen
+    if (bad > 0 && interrupts.received === null) {
+      const unnamed = bad > COMPLAINTS_MAX ? ` (the first ${COMPLAINTS_MAX} are named)` : ''
+      const text = `${bad} of ${lines} lines cannot be answered${unnamed}`
+      if (this.flags.strict) throw new Failure(`${text}; nothing was begun`)
+      this.log.line(`${text}; each gets its error in the output`)
+    }
+    return seen
+  }
+
+  async #work(
+    interrupts: Interrupts,
+    standing: Standing | null,
+    headSoFar: JobHead,
+    questions: Questions,
+    seen: Survey,
+  ): Promise<number> {
+    const { flags, source, tokenizer } = this
+    const size = batchSize(seen.needs, flags.maxBatch ?? null, this.#kvTokensFree)
+    const engine = await Engine.open(source.folder, { ...wishesOf(flags, tokenizer.size), ...size })
+    try {
+      const { facts } = engine
+      this.log.opened(source.name, facts, size.contextTokens)
+      this.#tellSize(size, seen)
+      const head = { ...headSoFar, instructionSet: facts.instructionSet }
+      if (standing !== null) this.#checkPlace(standing, head)
+      const { lines, bytes, crc } = soundPart(flags.output, standing?.done ?? [])
+      if (standing !== null)
+        this.log.line(`goes on: ${lines.length} of ${seen.lines} lines are done`)
+      const journal = Journal.open(this.#journal, head, standing)
+      const output = Durable.open(flags.output, bytes)
+      const results = new Results(output, journal, flags.order, crc)
+      const tally = new Tally(lines)
+      const done = new Set(lines.map(({ line }) => line))
+      const isParked = await this.#during(interrupts, engine, tally, seen.lines, {
+        ...{ input: this.input, engine, tokenizer, questions, journal, results },
+        identity: identityOf(
+          source.name,
+          ...[head.program, head.model, head.instructionSet, flags.kvType, flags.math],
+        ),
+        isDone: (line) => done.has(line),
+        drawn: standing?.drawn ?? new Map(),
+        sequences: size.sequences,
+        interval: flags.journalEvery,
+        listener: tally,
+      })
+      journal.close()
+      if (isParked) return this.#parked(interrupts, tally.lines, seen.lines)
+      endJournal(this.#journal, head, output.length, results.crc)
+      output.close()
+      return Status.done
+    } finally {
+      await engine.close()
+    }
+  }
+
+  /** Works until all is done or something parks the job; returns whether it was parked. */
+  async #during(
+    interrupts: Interrupts,
+    engine: Engine,
+    tally: Tally,
+    lines: number,
+    parts: JobParts,
+  ): Promise<boolean> {
+    const { flags, log } = this
+    const job = new Job(parts)
+    const screen = new BatchScreen(tally, lines, engine.facts, flags)
+    const timer = deadlineOf(flags)
+    const alarm = timer === null ? undefined : setTimeout(() => job.park(), timer)
+    try {
+      const isDone = await interrupts.during(
+        () => job.park(),
+        () => job.run(),
+      )
+      screen.end()
+      if (isDone) for (const line of screen.summary()) log.line(line)
+      return !isDone
+    } catch (error) {
+      screen.end()
+      if (!(error instanceof Failure || error instanceof ModelError)) throw error
+      throw new Failure(`${error.message}; ${goesOn(tally.lines, lines)}`)
+    } finally {
+      clearTimeout(alarm)
+      screen.end()
+    }
+  }
+
+  #parked({ received }: Interrupts, done: number, lines: number): number {
+    this.log.line(`parked: ${goesOn(done, lines)}`)
+    return received === null ? Status.failed : statusOfSignal(received)
+  }
+
+  #tellSize({ sequences, kvTokens }: BatchSize, { lines, needs }: Survey): void {
+    this.log.line(
+      `${lines} lines, ${needs.length} answers; up to ${sequences} at once, which share the keys and values of ${kvTokens} tokens`,
+    )
+  }
+}
+
+function goesOn(done: number, lines: number): string {
+  return `${done} of ${lines} lines are done, the same command goes on`
+}
+
+/** Milliseconds from now; null: as long as it takes. */
+function deadlineOf({ until, maxHours }: BatchFlags): number | null {
+  const least = Math.min(
+    until === undefined ? Number.POSITIVE_INFINITY : untilMs(until, new Date()),
+    maxHours === undefined ? Number.POSITIVE_INFINITY : maxHours * HOUR_MS,
+  )
+  return Number.isFinite(least) ? least : null
+}
+
+/** To the next time that the clock shows so many minutes after midnight. */
+export function untilMs(minutes: number, now: Date): number {
+  const then = new Date(now)
+  then.setHours(Math.floor(minutes / 60), minutes % 60, 0, 0)
+  if (then <= now) then.setDate(then.getDate() + 1)
+  return then.getTime() - now.getTime()
+}

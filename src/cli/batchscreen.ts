@@ -1,0 +1,97 @@
+// How far a job is, on stderr: one line that is written over on a terminal, now and then a line of its
+// own elsewhere, and a summary at the end. Figures come from the tally and from the engine's counters.
+import type { Tally } from '../batch/tally.js'
+import type { EngineFacts } from '../engine/protocol.js'
+import { readUsage, usageBetween } from '../engine/stats.js'
+import type { SharedFlags } from './flags.js'
+import type { ProgressStream } from './progress.js'
+import { sizeText, timeText } from './progress.js'
+
+const TERMINAL_MS = 500
+const LINE_MS = 30_000
+const ERASE_LINE = '\r\u001b[K'
+
+export class BatchScreen {
+  readonly #beginMs = performance.now()
+  readonly #before
+  readonly #linesBefore: number
+  readonly #timer: NodeJS.Timeout | null
+
+  constructor(
+    private readonly tally: Tally,
+    private readonly lines: number,
+    private readonly facts: EngineFacts,
+    private readonly flags: SharedFlags,
+    private readonly stream: ProgressStream = process.stderr,
+  ) {
+    this.#before = readUsage(facts.counters)
+    this.#linesBefore = tally.lines
+    const everyMs = stream.isTTY ? TERMINAL_MS : LINE_MS
+    this.#timer = flags.quiet ? null : setInterval(() => this.#show(), everyMs).unref()
+  }
+
+  /** Whatever comes next has the line for itself. */
+  end(): void {
+    if (this.#timer === null) return
+    clearInterval(this.#timer)
+    if (this.stream.isTTY) this.stream.write(ERASE_LINE)
+  }
+
+  /** What has been done, once all is. */
+  summary(): string[] {
+    const { tally, facts } = this
+    const seconds = this.#seconds()
+    const { misses, requests, bytesRead } = this.#usage()
+    const { config } = facts
+    const texts = [
+      `${tally.lines} lines, ${tally.answered} answered; prompts ${tally.promptTokens} tokens, answers ${tally.completionTokens}`,
+    ]
+    if (tally.drawn > 0) {
+      const experts = tally.expertsPerLayer(config.layers - config.firstMoeLayer)
+      texts.push(
+        `this run: ${tally.drawn} tokens in ${timeText(seconds)}, ${(tally.drawn / seconds).toPrecision(3)} per second; ` +
+          `${tally.sequences(seconds).toPrecision(3)} answers drew at once` +
+          (experts === null ? '' : `, ${experts.toPrecision(3)} experts a layer and step`),
+      )
+      if (requests > 0)
+        texts.push(`experts: ${misses} of ${requests} requests missed, ${sizeText(bytesRead)} read`)
+    }
+    const { lines, shares } = tally.passes()
+    const passes = shares.map(([k, share]) => `pass@${k} ${share.toFixed(4)}`)
+    if (lines > 0) texts.push(`${lines} lines with a grade: ${passes.join(', ')}`)
+    return texts
+  }
+
+  #show(): void {
+    const { tally, lines } = this
+    const seconds = this.#seconds()
+    const done = tally.lines - this.#linesBefore
+    const parts = [
+      `${tally.lines} of ${lines} lines`,
+      `${(tally.drawn / seconds).toPrecision(3)} tokens/s`,
+    ]
+    if (done > 0) parts.push(`${timeText(((lines - tally.lines) * seconds) / done)} left`)
+    parts.push(...this.#drive(seconds))
+    const text = `ring-offload: batch: ${parts.join(', ')}`
+    this.stream.write(this.stream.isTTY ? `${ERASE_LINE}${text}` : `${text}\n`)
+  }
+
+  /** Of a drive whose ceiling is set, the share of bound; of another, what is known of it. */
+  #drive(seconds: number): string[] {
+    const { facts, flags } = this
+    if (facts.experts.loadMode === 'mapped') return []
+    const { misses, driveBusySeconds } = this.#usage()
+    const percent = (share: number) => `${Math.round(100 * share)} %`
+    if (flags.paced === undefined) return [`drive ${percent(driveBusySeconds / seconds)} busy`]
+    const needed = misses * facts.experts.expertReadBytes
+    return [`${percent(needed / (flags.paced.bytesPerSecond * seconds))} of bound`]
+  }
+
+  #usage() {
+    return usageBetween(this.#before, readUsage(this.facts.counters))
+  }
+
+  #seconds(): number {
+    return Math.max(1e-3, (performance.now() - this.#beginMs) / 1000)
+  }
+}

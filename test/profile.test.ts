@@ -191,6 +191,7 @@ describe('what was learnt', () => {
       const file = join(folder, 'profile.json')
       const first = learn({ saveProfile: file })
       expect(Object.keys(first.learnt)).toContain('forecast.weights')
+      expect(Object.keys(first.learnt)).toContain('eviction.weights')
       const next = { ...slots, profile: file, saveProfile: join(folder, 'next.json') }
       const recalled = withModel(ringTiny, next, ({ stage }) => copied(stage.profile?.learnt))
       expect(recalled).toEqual(first.learnt)

@@ -6,6 +6,7 @@
 import { Average } from './average.js'
 import { Choice } from './choice.js'
 import { Learned } from './learned.js'
+import { type Learnt, within } from './learnt.js'
 import type { Expert } from './place.js'
 import type { CacheShape, Policy } from './policy.js'
 import { Quotas } from './quotas.js'
@@ -20,6 +21,7 @@ export class AutoPolicy implements Policy {
   readonly name = 'auto'
   /** [MoE layer] */
   readonly floors: Int32Array
+  readonly learnt: Learnt
   readonly #experts: number
   readonly #topK: number
   readonly #learned: Learned
@@ -39,6 +41,7 @@ export class AutoPolicy implements Policy {
     this.#choice = new Choice(this.#learned, others, moeLayers, experts, slots)
     this.#quotas = new Quotas(shape)
     this.floors = this.#quotas.floors
+    this.learnt = within('eviction', this.#learned.learnt)
   }
 
   get ruling(): string {

@@ -4,6 +4,7 @@
 // what (pairs.ts). The weights start as fitted beforehand and go on learning from what was then
 // wanted. All layers share them, so they settle within a few tokens, and layers compare.
 import { Followers } from './followers.js'
+import type { Learnt } from './learnt.js'
 import { Pairs } from './pairs.js'
 import type { CacheShape } from './policy.js'
 import { UseField } from './records.js'
@@ -94,6 +95,16 @@ export class Learned implements Worth {
     this.#paired = new Float64Array(experts)
     this.#errors = new Float64Array(experts)
     this.#best = new Float64Array(topK)
+  }
+
+  /** Weights and what changes slowly. What follows what fills megabytes, and is soon learnt again. */
+  get learnt(): Learnt {
+    return {
+      weights: this.#weights,
+      corrected: this.#corrected,
+      usedLong: this.#usedLong,
+      nearLong: this.#nearLong,
+    }
   }
 
   scored(moeLayer: number, probabilities: Float32Array): void {

@@ -1,6 +1,7 @@
 // What a policy is: it learns what layers route to and which experts have slots, and names the expert
 // of a layer that is given up first. Which layer gives up one is not its business (see residents.ts),
 // so that every policy has the same floors.
+import type { Learnt } from './learnt.js'
 import type { Expert } from './place.js'
 
 /** The model and the budget, as numbers. */
@@ -20,6 +21,8 @@ export interface Policy {
    * without it the shares are equal.
    */
   readonly floors?: Int32Array
+  /** What is worth keeping for another run, as it is now; filled anew where an earlier run kept it. */
+  readonly learnt?: Learnt
   /**
    * A layer has routed, in a step or a sweep: records [expert, tokens], rising, `count` of them.
    * Called before the layer's missing experts are given slots.

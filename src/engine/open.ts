@@ -15,6 +15,7 @@ import {
 } from '../../native/index.js'
 import { AdvisedCache } from '../cache/advised.js'
 import { type Cache, MappedCache } from '../cache/cache.js'
+import { recall } from '../cache/learnt.js'
 import { createPolicy, defaultPolicy } from '../cache/policies.js'
 import type { Profile } from '../cache/profile.js'
 import { SlotCache } from '../cache/slotcache.js'
@@ -152,8 +153,12 @@ export function openModel(
       : newForecast(shape, device, wishes.forecastEvery ?? 0)
   const guide = foresight ?? forecast
   const { known, kept } = profile
-  if (known !== null) forecast?.goOn(known.learnt)
-  if (kept !== null && forecast !== null) kept.learnt = forecast.learnt
+  const evicting = (cache instanceof SlotCache ? cache.policy.learnt : null) ?? {}
+  if (known !== null) {
+    forecast?.goOn(known.learnt)
+    recall(evicting, known.learnt)
+  }
+  if (kept !== null) kept.learnt = { ...forecast?.learnt, ...evicting }
   const events = new Int32Array(recordsAtOnce * EventField.count)
   const stage: Stage = {
     device,

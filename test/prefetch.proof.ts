@@ -15,9 +15,10 @@ import { note, remark, spread } from './figure.js'
 import { listen } from './foretold.js'
 import { requestOf } from './models.js'
 import { root } from './paths.js'
-import { type Widened, widened } from './widened.js'
+import { type BenchResult, benchOf, type Widened, widened } from './widened.js'
 
 const rounds = 3
+const pairsOnDrive = 5
 const experts = 32
 const tokensEach = 17
 let model: Widened
@@ -193,6 +194,31 @@ for (const [name, rateOf] of [
     )
   })
 }
+
+it('prefetch, real drive', async () => {
+  const pairs: { readonly off: BenchResult; readonly on: BenchResult }[] = []
+  for (let round = 0; round < pairsOnDrive; round += 1) {
+    const bench = (prefetch: string) =>
+      benchOf(model.folder, ['--expert-ram', '25%', '-n', '128', '--prefetch', prefetch])
+    pairs.push({ off: await bench('off'), on: await bench('on') })
+  }
+  const ratio = spread(
+    pairs.map(({ on, off }) => on.decode_tok_s / off.decode_tok_s),
+    3,
+  )
+  const boundOf = (kind: 'on' | 'off') =>
+    spread(
+      pairs.map((pair) => pair[kind].io.share_of_bound),
+      3,
+    ).text
+  const drives = spread(pairs.map(({ on }) => on.io.ceiling_bytes_s / 1e9))
+  note(
+    '4 GB model, slots for 25 %, real drive: speed with look-ahead',
+    `${ratio.text}; share of bound ${boundOf('on')}, without ${boundOf('off')}; drive ${drives.text} GB/s`,
+    '1.00',
+    ratio.median >= 1,
+  )
+})
 
 it('demand beside look-ahead', () => {
   const rows = Array.from({ length: 7 }, () => {

@@ -45,12 +45,16 @@ constexpr int kBlockRows = 128;
 constexpr int kSlabTokens = 128;
 constexpr int kPanelFloats = 6144;
 constexpr int kRowFloats = 8192;
+// From so many tokens on panels of so many columns are widened once and kept.
+constexpr int kKeptTokens = 24;
+constexpr int kKeptColumns = 1024;
 // How far ahead weights are fetched, at least.
 constexpr int kFetchBytes = 8192;
 
 // Floats of scratch that one thread needs, aligned to a cache line: prepared activations, and the
 // sums of a block of rows and a slab of tokens, a register of at most 16 floats an output.
-constexpr int64_t kMatmulScratch = kRowFloats + int64_t{kSlabTokens} * kBlockRows * 16;
+constexpr int64_t kMatmulScratch = kRowFloats + int64_t{kSlabTokens} * kBlockRows * 16 +
+                                   int64_t{kBlockRows} * kKeptColumns / 2;
 
 // The best table this processor runs, or the one that RING_ISA names (portable, avx2, avx512,
 // avx512vbmi, avx512bf16); null when that one is unknown or not supported here.

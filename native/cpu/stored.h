@@ -32,6 +32,15 @@ RING_INLINE Floats part_of(const Halves& halves, int part) {
   return part % 2 == 0 ? even_halves(pair) : odd_halves(pair);
 }
 
+// The same of halves that are kept in memory. The compiler is kept from reading them once for all
+// parts: they would take registers that sums need.
+RING_INLINE Floats part_of_kept_halves(const float* kept, int part) {
+  const float* p = kept + part / 2 * kLanes;
+  asm("" : "+r"(p));
+  const Words pair = load_words(reinterpret_cast<const uint8_t*>(p));
+  return part % 2 == 0 ? even_halves(pair) : odd_halves(pair);
+}
+
 RING_INLINE void pack_as_halves(const Floats (&x)[4], Floats factor, float* out) {
   RING_UNROLL for (int pair = 0; pair < 2; ++pair) {
     Floats even, odd;
@@ -62,6 +71,9 @@ struct E4m3 {
     return halves;
   }
   static RING_INLINE Floats part(const Group& group, int c) { return part_of(group, c); }
+  static RING_INLINE Floats part_of_kept(const float* kept, int c) {
+    return part_of_kept_halves(kept, c);
+  }
   static RING_INLINE Floats add_product(Floats w, Floats x, Floats sum) { return fma(w, x, sum); }
   // kGroup activations, each times the factor.
   static RING_INLINE void pack(const float* p, Floats factor, float* out) {
@@ -81,6 +93,9 @@ struct Bf16 {
     return {{words[0], words[1]}};
   }
   static RING_INLINE Floats part(const Group& group, int c) { return part_of(group, c); }
+  static RING_INLINE Floats part_of_kept(const float* kept, int c) {
+    return part_of_kept_halves(kept, c);
+  }
   static RING_INLINE Floats add_product(Floats w, Floats x, Floats sum) { return fma(w, x, sum); }
   static RING_INLINE void pack(const float* p, Floats factor, float* out) {
     Floats x[4];
@@ -128,6 +143,9 @@ struct ByBf16 {
     return Stored::group_of(words, mark);
   }
   static RING_INLINE Floats part(const Group& group, int c) { return as_floats(group.of[c]); }
+  static RING_INLINE Floats part_of_kept(const float* kept, int c) {
+    return load(kept + c * kLanes);
+  }
   static RING_INLINE Floats add_product(Floats w, Floats x, Floats sum) {
     return {
         _mm512_dpbf16_ps(sum.v, reinterpret_cast<__m512bh>(w.v), reinterpret_cast<__m512bh>(x.v))};

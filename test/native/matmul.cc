@@ -1,13 +1,14 @@
 // The matrix product: right against float64 in every format and at every odd shape, blind to what
 // lies beside its rows, and with bits that depend on nothing but the row and the token. All inputs
 // and outputs lie against untouchable pages.
-#include "isa.h"
-#include "reference.h"
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <vector>
+
+#include "isa.h"
+#include "reference.h"
 
 using namespace ring;
 using namespace ring::test;
@@ -17,6 +18,8 @@ namespace {
 constexpr double kRelativeMax = 2e-6;
 // Of one output, against the sum of its terms' magnitudes: a few roundings of 2^-24.
 constexpr double kOutputMax = 1e-6;
+// So many that panels are kept, and not in whole tiles.
+constexpr int kMany = kKeptTokens + 3;
 
 // out[token][row] of rows [row_begin, row_end), computed `together` tokens at a time.
 void multiply(const Kernels& kernels, const Matrix& weight, int row_begin, int row_end,
@@ -66,13 +69,13 @@ void require_accurate(const Format& format, int columns, const Error& error) {
 
 RING_KERNEL_CASE(accurate, "agrees with float64 at odd shapes, in every format") {
   Dice dice(3);
-  const int token_counts[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 17};
+  const int token_counts[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 17, kMany};
   for (const Format& format : formats()) {
     for (const int columns : {1, 15, 16, 17, 31, 33, 100, 200, 256}) {
       Error error;
       for (int rows = 1; rows <= 40; ++rows) {
         const RandomMatrix weight(format, rows, columns, dice);
-        measure(kernels, weight, token_counts[rows % 11], dice, error);
+        measure(kernels, weight, token_counts[rows % std::size(token_counts)], dice, error);
       }
       require_accurate(format, columns, error);
     }
@@ -85,7 +88,7 @@ RING_KERNEL_CASE(accurate_wide, "agrees with float64 over 4,096 columns, in ever
     Error error;
     for (const int rows : {1, 3, 8}) {
       const RandomMatrix weight(format, rows, 4096, dice);
-      for (const int tokens : {1, 5, 11}) measure(kernels, weight, tokens, dice, error);
+      for (const int tokens : {1, 5, 11, kMany}) measure(kernels, weight, tokens, dice, error);
     }
     require_accurate(format, 4096, error);
   }
@@ -97,7 +100,7 @@ RING_KERNEL_CASE(accurate_tall, "finds the scale of every row block, a partial l
     Error error;
     for (const int rows : {127, 128, 129, 300}) {
       const RandomMatrix weight(format, rows, 150, dice);
-      for (const int tokens : {1, 9}) measure(kernels, weight, tokens, dice, error);
+      for (const int tokens : {1, 9, kMany}) measure(kernels, weight, tokens, dice, error);
     }
     require_accurate(format, 150, error);
   }
@@ -113,7 +116,7 @@ RING_KERNEL_CASE(phases, "reads no byte outside the weights, at every byte phase
       for (size_t gap = 0; gap < 16; ++gap) {
         for (const Against side : {Against::end, Against::begin}) {
           const RandomMatrix weight(format, 5, columns, dice, gap, side);
-          for (const int tokens : {1, 9}) measure(kernels, weight, tokens, dice, error);
+          for (const int tokens : {1, 9, kMany}) measure(kernels, weight, tokens, dice, error);
           Guarded<float> row(columns);
           for (int r = 0; r < 5; ++r) kernels.read_row(weight.matrix(), r, row.data());
         }
@@ -151,7 +154,7 @@ RING_KERNEL_CASE(row_ranges, "gives a row the same bits in whatever range of row
   constexpr int kRows = 13, kColumns = 200;
   for (const Format& format : formats()) {
     const RandomMatrix weight(format, kRows, kColumns, dice);
-    for (const int tokens : {1, 6, 11}) {
+    for (const int tokens : {1, 6, 11, kMany}) {
       Guarded<float> x(tokens * kColumns), whole(tokens * kRows), split(tokens * kRows);
       fill_activations(x.data(), x.count(), dice);
       multiply(kernels, weight.matrix(), 0, kRows, x.data(), tokens, whole.data(), kRows, tokens);
@@ -175,7 +178,7 @@ RING_KERNEL_CASE(strides, "writes its own outputs and nothing between them") {
   constexpr int kRows = 6, kStride = 11, kColumns = 45;
   for (const Format& format : formats()) {
     const RandomMatrix weight(format, kRows, kColumns, dice);
-    for (const int tokens : {1, 4, 8, 9, 14}) {
+    for (const int tokens : {1, 4, 8, 9, 14, kMany}) {
       Guarded<float> x(tokens * kColumns), dense(tokens * kRows), spread(tokens * kStride);
       fill_activations(x.data(), x.count(), dice);
       std::fill_n(spread.data(), spread.count(), 1234.5f);
@@ -219,7 +222,7 @@ RING_KERNEL_CASE(nan_codes, "turns a NaN code into NaN in its own row and nowher
     if (format.dtype != Dtype::f8_e4m3) continue;
     for (const int columns : {1, 16, 33, 47, 150}) {
       RandomMatrix weight(format, kRows, columns, dice);
-      for (const int tokens : {1, 5, 9}) {
+      for (const int tokens : {1, 5, 9, kMany}) {
         Guarded<float> x(tokens * columns), clean(tokens * kRows), found(tokens * kRows);
         fill_activations(x.data(), x.count(), dice);
         multiply(kernels, weight.matrix(), 0, kRows, x.data(), tokens, clean.data(), kRows, tokens);
@@ -239,41 +242,47 @@ RING_KERNEL_CASE(nan_codes, "turns a NaN code into NaN in its own row and nowher
 
 RING_KERNEL_CASE(nan_scales, "turns a NaN scale into NaN in its block's rows and nowhere else") {
   Dice dice(11);
-  constexpr int kRows = 140, kColumns = 150, kTokens = 9;
+  constexpr int kRows = 140, kColumns = 150;
   for (const Format& format : formats()) {
     if (format.block_rows == 0) continue;
     RandomMatrix weight(format, kRows, kColumns, dice);
     const Matrix& w = weight.matrix();
-    Guarded<float> x(kTokens * kColumns), clean(kTokens * kRows), found(kTokens * kRows);
-    fill_activations(x.data(), x.count(), dice);
-    multiply(kernels, w, 0, kRows, x.data(), kTokens, clean.data(), kRows, kTokens);
-    const int scales = (kRows + w.block_rows - 1) / w.block_rows * w.scale_columns;
-    for (int at = 0; at < scales; at += 1 + scales / 20) {
-      const float kept = weight.scales()[at];
-      weight.scales()[at] = NAN;
-      multiply(kernels, w, 0, kRows, x.data(), kTokens, found.data(), kRows, kTokens);
-      weight.scales()[at] = kept;
-      const auto is_hit = [&](int, int row) { return row / w.block_rows == at / w.scale_columns; };
-      require_nan_only(found.data(), clean.data(), kTokens, kRows, is_hit, "a NaN scale", at);
+    for (const int tokens : {9, kMany}) {
+      Guarded<float> x(tokens * kColumns), clean(tokens * kRows), found(tokens * kRows);
+      fill_activations(x.data(), x.count(), dice);
+      multiply(kernels, w, 0, kRows, x.data(), tokens, clean.data(), kRows, tokens);
+      const int scales = (kRows + w.block_rows - 1) / w.block_rows * w.scale_columns;
+      for (int at = 0; at < scales; at += 1 + scales / 20) {
+        const float kept = weight.scales()[at];
+        weight.scales()[at] = NAN;
+        multiply(kernels, w, 0, kRows, x.data(), tokens, found.data(), kRows, tokens);
+        weight.scales()[at] = kept;
+        const auto is_hit = [&](int, int row) {
+          return row / w.block_rows == at / w.scale_columns;
+        };
+        require_nan_only(found.data(), clean.data(), tokens, kRows, is_hit, "a NaN scale", at);
+      }
     }
   }
 }
 
 RING_KERNEL_CASE(nan_tokens, "keeps a NaN in one token out of the tokens beside it") {
   Dice dice(12);
-  constexpr int kRows = 6, kColumns = 47, kTokens = 11;
+  constexpr int kRows = 6, kColumns = 47;
   for (const Format& format : formats()) {
     const RandomMatrix weight(format, kRows, kColumns, dice);
-    Guarded<float> x(kTokens * kColumns), clean(kTokens * kRows), found(kTokens * kRows);
-    fill_activations(x.data(), x.count(), dice);
-    multiply(kernels, weight.matrix(), 0, kRows, x.data(), kTokens, clean.data(), kRows, kTokens);
-    for (int at = 0; at < kTokens * kColumns; at += 5) {
-      const float kept = x[at];
-      x[at] = NAN;
-      multiply(kernels, weight.matrix(), 0, kRows, x.data(), kTokens, found.data(), kRows, kTokens);
-      x[at] = kept;
-      const auto is_hit = [&](int token, int) { return token == at / kColumns; };
-      require_nan_only(found.data(), clean.data(), kTokens, kRows, is_hit, "a NaN input", at);
+    for (const int tokens : {9, kMany}) {
+      Guarded<float> x(tokens * kColumns), clean(tokens * kRows), found(tokens * kRows);
+      fill_activations(x.data(), x.count(), dice);
+      multiply(kernels, weight.matrix(), 0, kRows, x.data(), tokens, clean.data(), kRows, tokens);
+      for (int at = 0; at < tokens * kColumns; at += 5) {
+        const float kept = x[at];
+        x[at] = NAN;
+        multiply(kernels, weight.matrix(), 0, kRows, x.data(), tokens, found.data(), kRows, tokens);
+        x[at] = kept;
+        const auto is_hit = [&](int token, int) { return token == at / kColumns; };
+        require_nan_only(found.data(), clean.data(), tokens, kRows, is_hit, "a NaN input", at);
+      }
     }
   }
 }

@@ -68,7 +68,7 @@ RING_CASE(bf16_accurate, "BF16 products agree with float64 to 3e-3, in every for
       Error error;
       for (const int rows : {1, 7, 130}) {
         const RandomMatrix weight(format, rows, columns, dice);
-        for (const int tokens : {1, 3, 8, 17}) {
+        for (const int tokens : {1, 3, 8, 17, kKeptTokens + 3}) {
           Guarded<float> x(static_cast<size_t>(tokens) * columns);
           fill_activations(x.data(), x.count(), dice);
           measure(kernels, weight, x, tokens, error);

@@ -77,9 +77,6 @@ Napi::Uint8Array uint8s(Napi::Env env, Napi::Value value, const char* name) {
 Napi::Int32Array int32s(Napi::Env env, Napi::Value value, const char* name) {
   return array_of<Napi::Int32Array>(env, value, napi_int32_array, name, "an Int32Array");
 }
-Napi::Uint8Array uint8s(Napi::Env env, Napi::Value value, const char* name) {
-  return array_of<Napi::Uint8Array>(env, value, napi_uint8_array, name, "a Uint8Array");
-}
 Napi::Uint32Array uint32s(Napi::Env env, Napi::Value value, const char* name) {
   return array_of<Napi::Uint32Array>(env, value, napi_uint32_array, name, "a Uint32Array");
 }

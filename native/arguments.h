@@ -16,7 +16,6 @@ void require(Napi::Env env, const Status& status);
 
 Napi::Uint8Array uint8s(Napi::Env env, Napi::Value value, const char* name);
 Napi::Int32Array int32s(Napi::Env env, Napi::Value value, const char* name);
-Napi::Uint8Array uint8s(Napi::Env env, Napi::Value value, const char* name);
 Napi::Uint32Array uint32s(Napi::Env env, Napi::Value value, const char* name);
 Napi::Uint16Array uint16s(Napi::Env env, Napi::Value value, const char* name);
 Napi::Float32Array float32s(Napi::Env env, Napi::Value value, const char* name);

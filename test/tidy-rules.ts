@@ -30,6 +30,7 @@ const floors: readonly (readonly [prefix: string, floor: number])[] = [
   ['src/serve/', 4],
   ['src/batch/', 4],
   ['src/hub/', 4],
+  ['src/plan/', 4],
   ['tui/', 4],
 ]
 const facesFloor = 4

@@ -40,7 +40,7 @@ export async function doctor(folders: readonly string[], flags: DoctorFlags): Pr
 }
 
 /** The cache need not be there yet; what it will lie in is. */
-function existing(folder: string): string {
+export function existing(folder: string): string {
   let there = folder
   while (!existsSync(there)) there = dirname(there)
   return there

@@ -24,6 +24,7 @@ import {
   type VerifyFlags,
 } from './flags.js'
 import { addSynthFlags, addWidenFlags, type SynthFlags, type WidenFlags } from './newmodelflags.js'
+import { addPlanFlags, type PlanFlags } from './planflags.js'
 import { addPullFlags, type PullFlags } from './pullflags.js'
 import { addScreenFlags, addTopFlags, type TopFlags } from './screenflags.js'
 import { addSimulateFlags, type SimulateFlags } from './simulateflags.js'
@@ -131,6 +132,13 @@ function programOf(end: (status: number) => void): Command {
     )
   addDoctorFlags(doctor).action(async (folders: string[], flags: DoctorFlags) => {
     end(await (await import('./doctor.js')).doctor(folders, flags))
+  })
+  const plan = program
+    .command('plan')
+    .description('what to expect of a model on a machine, before its weights are there')
+    .argument('<MODEL>', 'ORG/NAME of a published model, a folder, or a config.json')
+  addPlanFlags(plan).action(async (model: string, flags: PlanFlags) => {
+    end(await (await import('./plan.js')).plan(model, flags))
   })
   const widen = program
     .command('widen')

@@ -57,3 +57,15 @@ export class OutFile {
     }
   }
 }
+
+/** All of a file at once. Throws a Failure when it cannot be written. */
+export async function writeWhole(path: string, text: string): Promise<void> {
+  const file = await OutFile.create(path)
+  try {
+    await file.write(text)
+    await file.keep()
+  } catch (error) {
+    await file.drop()
+    throw error
+  }
+}

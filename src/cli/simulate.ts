@@ -13,7 +13,7 @@ import { usageOf } from '../simulate/usage.js'
 import { Failure, Status } from './failure.js'
 import { foresight, routersOf } from './foresight.js'
 import { Log } from './log.js'
-import { OutFile } from './outfile.js'
+import { writeWhole } from './outfile.js'
 import type { SimulateFlags, SlotWish } from './simulateflags.js'
 import { simulationPage } from './simulatepage.js'
 import { simulationTable } from './simulatetable.js'
@@ -32,7 +32,7 @@ export async function simulate(paths: readonly string[], flags: SimulateFlags): 
     return Status.done
   }
   const simulated = await judgeAll(routings, flags)
-  if (flags.html !== undefined) await writePage(flags.html, simulated)
+  if (flags.html !== undefined) await writeWhole(flags.html, simulationPage(simulated))
   process.stdout.write(
     flags.json ? `${JSON.stringify(simulationReport(simulated))}\n` : simulationTable(simulated),
   )
@@ -77,15 +77,4 @@ function slotsOf({ name, experts }: Routing, wish: SlotWish): number {
     `--slots ${wish.slots}: ${name} has ${experts} experts in a layer`,
     Status.usage,
   )
-}
-
-async function writePage(path: string, simulated: readonly Simulated[]): Promise<void> {
-  const file = await OutFile.create(path)
-  try {
-    await file.write(simulationPage(simulated))
-    await file.keep()
-  } catch (error) {
-    await file.drop()
-    throw error
-  }
 }

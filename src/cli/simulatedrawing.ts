@@ -1,7 +1,7 @@
 // The drawings of the page, as SVG. A heat map may have twenty thousand cells, so all cells of one shade
 // are a single path.
 import { boundNames } from '../simulate/contender.js'
-import { escaped } from './simulatemarkup.js'
+import { fixed, lineChart } from './linechart.js'
 import { nameOf, type Result, type Simulated } from './simulation.js'
 
 export interface Series {
@@ -25,52 +25,23 @@ export function seriesOf({ results }: Simulated): Series[] {
   }))
 }
 
-const plot = { width: 900, height: 360, left: 52, right: 24, top: 10, bottom: 30 }
-
 export function hitChart(trace: Simulated): string {
   const shares = [...new Set(trace.results.map(({ share }) => share))].sort((a, b) => a - b)
-  const most = shares.at(-1) ?? 1
-  const x = (share: number) => plot.left + (share / most) * (plot.width - plot.left - plot.right)
-  const y = (rate: number) =>
-    plot.height - plot.bottom - rate * (plot.height - plot.top - plot.bottom)
-  const grid = [0, 0.2, 0.4, 0.6, 0.8, 1].map((rate) => {
-    const at = fixed(y(rate))
-    return `<path class="grid" d="M${plot.left} ${at}H${plot.width - plot.right}"/><text x="${plot.left - 8}" y="${at}" dy="4" text-anchor="end">${Math.round(100 * rate)} %</text>`
+  return lineChart('hit rate against slots', {
+    lines: seriesOf(trace).map(({ name, className, results }) => ({
+      className,
+      points: results.map(({ share, hit_rate, slots_per_layer }) => ({
+        x: share,
+        y: hit_rate ?? 0,
+        title: `${name}, ${slots_per_layer} slots (${shareText(share)}): ${(100 * (hit_rate ?? 0)).toFixed(1)} %`,
+      })),
+    })),
+    across: { least: 0, ticks: shares.map((share) => ({ at: share, text: shareText(share) })) },
+    upward: [0, 0.2, 0.4, 0.6, 0.8, 1].map((rate) => ({
+      at: rate,
+      text: `${Math.round(100 * rate)} %`,
+    })),
   })
-  const ticks = spacedOut(shares, (share) => x(share)).map(
-    (share) =>
-      `<text x="${fixed(x(share))}" y="${plot.height - 8}" text-anchor="middle">${shareText(share)}</text>`,
-  )
-  const lines = seriesOf(trace).map((series) => lineOf(series, x, y))
-  return `<svg viewBox="0 0 ${plot.width} ${plot.height}" role="img" aria-label="hit rate against slots">${grid.join('')}${ticks.join('')}${lines.join('')}</svg>`
-}
-
-function lineOf(
-  { name, className, results }: Series,
-  x: (share: number) => number,
-  y: (rate: number) => number,
-): string {
-  const points = results.map((result) => ({
-    at: [fixed(x(result.share)), fixed(y(result.hit_rate ?? 0))] as const,
-    title: `${name}, ${result.slots_per_layer} slots (${shareText(result.share)}): ${(100 * (result.hit_rate ?? 0)).toFixed(1)} %`,
-  }))
-  const path = points.map(({ at }, index) => `${index === 0 ? 'M' : 'L'}${at[0]} ${at[1]}`).join('')
-  // A larger circle that nobody sees makes each point easy to point at.
-  const dots = points.map(
-    ({ at: [cx, cy], title }) =>
-      `<g><title>${escaped(title)}</title><circle class="dot" cx="${cx}" cy="${cy}" r="4.5"/><circle class="hit" cx="${cx}" cy="${cy}" r="12"/></g>`,
-  )
-  return `<g class="${className}"><path class="line" d="${path}"/>${dots.join('')}</g>`
-}
-
-/** Those that leave room for their text, the last one first. */
-function spacedOut(shares: readonly number[], x: (share: number) => number): number[] {
-  const kept: number[] = []
-  for (const share of [...shares].reverse()) {
-    const last = kept.at(-1)
-    if (last === undefined || x(last) - x(share) >= 42) kept.push(share)
-  }
-  return kept
 }
 
 const map = { width: 900, left: 52, top: 18, legend: 34 }
@@ -134,8 +105,4 @@ function keyText(from: number, to: number | undefined): string {
 
 function shareText(share: number): string {
   return `${(100 * share).toFixed(1).replace(/\.0$/, '')} %`
-}
-
-function fixed(value: number): string {
-  return String(Math.round(100 * value) / 100)
 }

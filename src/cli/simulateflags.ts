@@ -3,7 +3,8 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { Phase, Scope } from '../simulate/contest.js'
 import type { MachineModel } from '../simulate/machine.js'
 import { type LookAheadName, lookAheads } from '../simulate/rehearsal.js'
-import { budget, filled, paced, real, seed, whole } from './argument.js'
+import { filled, real, seed, whole } from './argument.js'
+import { bytesOf, machineWords, rateOf, secondsOf, shareOf } from './machinewords.js'
 
 /** Slots of a layer, or a share (0 to 1) of its experts. */
 export type SlotWish = { readonly slots: number } | { readonly share: number }
@@ -115,16 +116,7 @@ const machineNames = [
 ] as const
 
 function machine(text: string): MachineModel {
-  const given = new Map<string, string>()
-  for (const entry of text.split(',')) {
-    const [, name = '', value = ''] = /^([a-z]+)=(.+)$/.exec(entry) ?? []
-    if (!machineNames.some((one) => one === name) || given.has(name)) {
-      throw new InvalidArgumentError(
-        `Expected NAME=VALUE of ${machineNames.join(', ')}, each once.`,
-      )
-    }
-    given.set(name, value)
-  }
+  const given = machineWords(text, machineNames)
   const value = (name: (typeof machineNames)[number], otherwise?: string): string => {
     const found = given.get(name) ?? otherwise
     if (found !== undefined) return found
@@ -142,35 +134,6 @@ function machine(text: string): MachineModel {
   }
   if (made.expertBytes / made.chunkBytes <= chunksMost) return made
   throw new InvalidArgumentError(`Expected at most ${chunksMost} chunks in an expert.`)
-}
-
-function rateOf(text: string): number {
-  return orRefuse(() => paced(`${text},0s`).bytesPerSecond, 'a rate such as 2GB/s')
-}
-
-function secondsOf(text: string): number {
-  return orRefuse(() => paced(`1GB/s,${text}`).latencySeconds, 'a time such as 3ms')
-}
-
-function bytesOf(text: string): number {
-  const size = orRefuse(() => budget(text), 'a size such as 25MB')
-  if ('bytes' in size) return size.bytes
-  throw new InvalidArgumentError('Expected a size such as 25MB.')
-}
-
-function shareOf(text: string): number {
-  const size = orRefuse(() => budget(text), 'a share such as 60%')
-  if ('share' in size) return size.share
-  throw new InvalidArgumentError('Expected a share such as 60%.')
-}
-
-/** What a larger flag is made of refuses with its own words. */
-function orRefuse<Value>(parse: () => Value, expected: string): Value {
-  try {
-    return parse()
-  } catch {
-    throw new InvalidArgumentError(`Expected ${expected}.`)
-  }
 }
 
 /** With its environment variable: --scope is RING_SCOPE. */

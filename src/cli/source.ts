@@ -15,13 +15,18 @@ export interface ModelSource {
 /** Throws ModelError when there is no such model. */
 export function findModel(model: string | undefined): ModelSource {
   if (model === undefined) {
-    const folder = join(packageRoot(), 'models/ring-tiny')
+    const folder = bundled('models/ring-tiny')
     return { name: basename(folder), folder, isBundled: true }
   }
   const folder = locateModel(model)
   // A name in the cache stays whole; of a folder's path the last part is the name.
   const isCached = !existsSync(model)
   return { name: isCached ? model : basename(folder), folder, isBundled: false }
+}
+
+/** A file or folder that comes with the program, by its path in the package. */
+export function bundled(path: string): string {
+  return join(packageRoot(), path)
 }
 
 /** The program's version, as its package says. */

@@ -5,7 +5,7 @@ import type { Checkpoint, Layer, Matrix, Mlp } from '../model/checkpoint.js'
 import type { ModelConfig } from '../model/config.js'
 import { ModelError } from '../model/error.js'
 import { kvBlockTokens } from './kv.js'
-import type { MemoryPlan } from './layout.js'
+import { automaticKvShare, type LayoutWishes, type MemoryPlan, planMemory } from './layout.js'
 
 /** Bytes, or a share of all routed experts (0 to 1). */
 export type ExpertBudget = { readonly bytes: number } | { readonly share: number }
@@ -43,6 +43,8 @@ export interface ExpertPlan {
 
 /** Blocks that direct reads are made of; native/io/drive.h has the same number. */
 const blockBytes = 4096
+/** Share of free memory for KV when experts compete for it. */
+const scarceKvShare = 0.1
 /** Models whose experts are fewer bytes are mapped unless a budget is asked for. */
 const smallModelBytes = 256 * 2 ** 20
 /** Head room that an automatic budget leaves: a share of free memory, and at least so much. */
@@ -78,7 +80,7 @@ export function sizesOf(checkpoint: Checkpoint): WeightSizes {
   return { experts, slotBytes, expertBytes, denseBytes, scaleBytes }
 }
 
-export function loadModeOf(wishes: BudgetWishes, sizes: WeightSizes): LoadMode {
+function loadModeOf(wishes: BudgetWishes, sizes: WeightSizes): LoadMode {
   if (sizes.experts === 0) return 'mapped'
   if (wishes.loadMode === 'mapped' || wishes.loadMode === 'direct') return wishes.loadMode
   if (wishes.expertRam !== undefined) return 'direct'
@@ -157,8 +159,25 @@ function withLessKv(plan: MemoryPlan, missingBytes: number, beside = ''): string
   return `${beside}--ctx-size ${tokens} would fit`
 }
 
+/**
+ * KV first, then slots for experts of what is left, for whoever opens a model and whoever only plans to.
+ * Throws ModelError when the wishes cannot be met. `freeBytes`: before anything was allocated.
+ */
+export function divideMemory(
+  config: ModelConfig,
+  sizes: WeightSizes,
+  wishes: LayoutWishes & BudgetWishes,
+  freeBytes: number,
+  threads: number,
+): { plan: MemoryPlan; experts: ExpertPlan } {
+  const isScarce = loadModeOf(wishes, sizes) === 'direct' && !holdsAll(sizes, freeBytes)
+  const forKv = isScarce ? freeBytes - sizes.denseBytes - sizes.scaleBytes : freeBytes
+  const plan = planMemory(config, wishes, forKv, isScarce ? scarceKvShare : automaticKvShare)
+  return { plan, experts: planExperts(config, sizes, wishes, plan, freeBytes, threads) }
+}
+
 /** Whether all experts would have a slot beside the dense weights and half of the free memory. */
-export function holdsAll(sizes: WeightSizes, freeBytes: number): boolean {
+function holdsAll(sizes: WeightSizes, freeBytes: number): boolean {
   return sizes.experts * sizes.slotBytes + sizes.denseBytes + sizes.scaleBytes < freeBytes / 2
 }
 

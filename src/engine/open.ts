@@ -26,24 +26,15 @@ import type { PrefetchMode } from '../prefetch/governor.js'
 import { Prefetch } from '../prefetch/prefetch.js'
 import { ExpertLog } from './activity.js'
 import { aheadDistances, forecastShape, LookAhead, newForecast } from './ahead.js'
-import {
-  type BudgetWishes,
-  type ExpertPlan,
-  holdsAll,
-  loadModeOf,
-  planExperts,
-  sizesOf,
-} from './budget.js'
+import { type BudgetWishes, divideMemory, type ExpertPlan, sizesOf } from './budget.js'
 import { identityOf, originOf } from './kvidentity.js'
 import { checkKvDir, type KvDiskWishes, KvStore } from './kvstore.js'
 import {
-  automaticKvShare,
   kvBytesPerToken,
   type LayoutParts,
   type LayoutWishes,
   layoutOf,
   type MemoryPlan,
-  planMemory,
 } from './layout.js'
 import { loadManifest } from './manifest.js'
 import { availableBytes } from './memory.js'
@@ -95,8 +86,6 @@ export interface OpenWishes extends LayoutWishes, BudgetWishes, ProfileWishes, K
   readonly log?: ((line: string) => void) | undefined
 }
 
-/** Share of free memory for KV when experts compete for it. */
-const scarceKvShare = 0.1
 /** Events and uses taken over at once; more come with the next call. */
 const recordsAtOnce = 1024
 
@@ -216,13 +205,8 @@ function planAll(
   wishes: OpenWishes,
   freeBytes: number,
 ): { plan: MemoryPlan; experts: ExpertPlan } {
-  const { config } = checkpoint
-  const sizes = sizesOf(checkpoint)
   const threads = wishes.threads ?? probe().cores
-  const isScarce = loadModeOf(wishes, sizes) === 'direct' && !holdsAll(sizes, freeBytes)
-  const forKv = isScarce ? freeBytes - sizes.denseBytes - sizes.scaleBytes : freeBytes
-  const plan = planMemory(config, wishes, forKv, isScarce ? scarceKvShare : automaticKvShare)
-  return { plan, experts: planExperts(config, sizes, wishes, plan, freeBytes, threads) }
+  return divideMemory(checkpoint.config, sizesOf(checkpoint), wishes, freeBytes, threads)
 }
 
 function cacheOf(

@@ -126,7 +126,7 @@ function summarise(
 }
 
 /** One tensor on the scales. */
-interface Weighed {
+export interface Weighed {
   readonly layout: Layout
   readonly parameters: number
   /** Weights and scale. */
@@ -189,7 +189,7 @@ function weighMatrix({ rows, columns, dtype, scale }: Matrix): Weighed {
  * How the published tools would store a tensor: the head stays bfloat16 in both FP8 kinds, and the
  * expert bias is float32 except in per-channel checkpoints, which hold no float32 at all.
  */
-function weighSpec(spec: TensorSpec, config: ModelConfig): Weighed {
+export function weighSpec(spec: TensorSpec, config: ModelConfig): Weighed {
   const parameters = elementCount(spec)
   const [rows = 1, columns = 1] = spec.shape
   const isQuantised = spec.dtypes.includes('F8_E4M3') && spec.part !== 'head'

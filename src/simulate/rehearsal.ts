@@ -82,7 +82,9 @@ export class Rehearsal {
     this.#attendSeconds = machine.layerSeconds * (1 - machine.expertShare)
     this.#expertSeconds = (machine.layerSeconds * machine.expertShare) / topK
     this.#reader = scores === null ? null : new ScoreReader(scores, moeLayers, experts)
-    const shape = { moeLayers, experts, topK, slots: slotsPerLayer * moeLayers }
+    // Of slots that no layer count divides, layers have a broken number each.
+    const slots = Math.round(slotsPerLayer * moeLayers)
+    const shape = { moeLayers, experts, topK, slots }
     const given = this.#reader === null ? null : this.#scores
     this.#cache = new SlotCache(shape, policy, this.#counts, given)
     for (let slot = 0; slot < shape.slots; slot += 1) this.#settleOne(EventKind.touched, -1, slot)

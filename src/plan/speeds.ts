@@ -1,0 +1,69 @@
+// How long a planned machine computes with the parts of a model: reading them from memory, or multiplying where
+// there are many tokens, whichever takes longer. No drive is in it.
+import type { Fit } from './fit.js'
+import { ofReading, ofReadingVram, productsPerCore, type Range } from './fitted.js'
+import type { Geometry, Part } from './geometry.js'
+import type { PlannedMachine } from './machine.js'
+
+export type Case = keyof Range
+
+/** What computing waits for most. */
+export type Limit = 'memory' | 'processor' | 'link' | 'gpu'
+
+/** Seconds of a step: of a layer with experts before them, of its shared expert, of one routed expert; of all else. */
+export interface Speeds {
+  readonly attend: number
+  readonly shared: number
+  readonly expert: number
+  readonly outer: number
+  readonly limit: Limit
+}
+
+/** Who is in a step. */
+export interface StepShape {
+  readonly tokens: number
+  /** That keys and values are read of, for each token; several tokens of one text read them once. */
+  readonly positions: number
+  readonly isOneText: boolean
+  /** Tokens that one of the routed experts is computed for. */
+  readonly tokensPerExpert: number
+}
+
+/** One token behind so many others. */
+export function oneToken(positions: number): StepShape {
+  return { tokens: 1, positions, isOneText: true, tokensPerExpert: 1 }
+}
+
+export function speedsOf(
+  geometry: Geometry,
+  machine: PlannedMachine,
+  fit: Fit,
+  { tokens, positions, isOneText, tokensPerExpert }: StepShape,
+  which: Case,
+): Speeds {
+  const memory = machine.memory.value * ofReading[which]
+  const vram = machine.vram.value * ofReadingVram[which]
+  const products = machine.cores.value * productsPerCore[which]
+  const onProcessor = (part: Part, of: number) =>
+    Math.max(part.bytes / memory, (part.products * of) / products)
+  // What a card computes is bound by its memory as long as steps are of a few hundred tokens.
+  const resident = (part: Part) => (fit.isOnGpu ? part.bytes / vram : onProcessor(part, tokens))
+  const history: Part = {
+    bytes: geometry.kvBytesPerLayer * positions * (isOneText ? 1 : tokens),
+    products: geometry.productsPerPosition * positions,
+  }
+  const { attention, shared, expert, outer, layers, moeLayers } = geometry
+  const fromRam = onProcessor(expert, tokensPerExpert)
+  const overLink = fit.isOnGpu ? expert.bytes / machine.copy.value : Number.POSITIVE_INFINITY
+  const onCard = fit.slots.gpu / Math.max(1, fit.slots.gpu + fit.slots.ram)
+  const attend = resident(attention) + resident(history)
+  const isMultiplying = (expert.products * tokensPerExpert) / products > expert.bytes / memory
+  return {
+    attend,
+    shared: resident(shared),
+    expert: (onCard * expert.bytes) / vram + (1 - onCard) * Math.min(fromRam, overLink),
+    outer: resident(outer) + (layers - moeLayers) * resident(history),
+    limit:
+      onCard > 0.5 ? 'gpu' : overLink < fromRam ? 'link' : isMultiplying ? 'processor' : 'memory',
+  }
+}

@@ -1,0 +1,298 @@
+// Plans as functions: sums that hold by themselves, more memory and more drives that never harm, the bottleneck
+// where it was put, and the same as a rehearsal by hand.
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, it } from 'vitest'
+import { createPolicy } from '../src/cache/policies.js'
+import { sizesOf } from '../src/engine/budget.js'
+import { openCheckpoint } from '../src/model/checkpoint.js'
+import { parseConfig, readConfig } from '../src/model/config.js'
+import { inventoryOfConfig } from '../src/model/inventory.js'
+import { decodePlan, machineModel } from '../src/plan/decode.js'
+import { fitOf } from '../src/plan/fit.js'
+import { type Forecast, type ForecastWishes, forecast, type Subject } from '../src/plan/forecast.js'
+import { geometryOf } from '../src/plan/geometry.js'
+import {
+  assumedMachine,
+  freeOf,
+  type MachineName,
+  type PlannedMachine,
+  withNumbers,
+} from '../src/plan/machine.js'
+import { plannedModel } from '../src/plan/published.js'
+import { crowd, rehearse } from '../src/plan/rehearse.js'
+import { madeRouting, recordedRouting, stepsOf } from '../src/plan/routing.js'
+import { oneToken, speedsOf } from '../src/plan/speeds.js'
+import { plainRouters } from '../src/simulate/foresightrouter.js'
+import { Rehearsal } from '../src/simulate/rehearsal.js'
+import { decodeTokensOf, walk } from '../src/simulate/routing.js'
+import { readRouting } from '../src/simulate/source.js'
+import { fixtures, fromRoot, ringTiny } from './paths.js'
+import { routingOf } from './routings.js'
+
+const GIB = 2 ** 30
+const published = fromRoot('models/published')
+
+/** The geometry of ring-tiny widened 16 by 16: 160 experts of 25 MB. */
+const tiny = readConfig(ringTiny)
+const wide = {
+  ...tiny,
+  hidden: 16 * tiny.hidden,
+  expertWidth: 16 * tiny.expertWidth,
+  sharedWidth: 16 * tiny.sharedWidth,
+  denseWidth: 16 * tiny.denseWidth,
+}
+const trace = readRouting(join(fixtures, 'traces/ring-tiny-ahead.trace'))
+const routing = recordedRouting(trace, plainRouters, wide)
+const subject: Subject = { config: wide, geometry: geometryOf(wide), routing }
+const wishes: ForecastWishes = {
+  contextTokens: 512,
+  promptTokens: 64,
+  answerTokens: 64,
+  batches: [4, 16],
+}
+
+function machine(numbers: Partial<Record<MachineName, number>> = {}): PlannedMachine {
+  const usual = { ram: 3 * GIB, cores: 2, memory: 40e9, drive: 2e9 }
+  return withNumbers(assumedMachine(), { ...usual, ...numbers }, 'given')
+}
+
+function planned(numbers: Partial<Record<MachineName, number>>, more = {}): Forecast {
+  const found = forecast(subject, machine(numbers), { ...wishes, ...more })
+  if ('problem' in found) throw new Error(found.problem)
+  return found
+}
+
+describe('what a model amounts to', () => {
+  it.each(['inclusionAI/Ring-1T-FP8', 'inclusionAI/Ring-flash-2.0', 'inclusionAI/Ling-mini-2.0'])(
+    'is the sum of its parts: %s',
+    (name) => {
+      const { config } = plannedModel(name, published)
+      const { bytes, parameters } = inventoryOfConfig(config)
+      const { moeLayers, topK, attention, shared, expert, outer, embeddingBytes } =
+        geometryOf(config)
+      const each = (kind: 'bytes' | 'products') =>
+        moeLayers * (attention[kind] + shared[kind]) + outer[kind]
+      expect(each('bytes') + embeddingBytes).toBe(bytes.dense)
+      expect(expert.bytes).toBe(bytes.oneExpert)
+      const embedding = config.vocabulary * config.hidden
+      expect(each('products') + moeLayers * topK * expert.products + embedding).toBe(
+        parameters.active,
+      )
+    },
+  )
+
+  it('takes as much memory as the checkpoint that the engine opens', () => {
+    expect(geometryOf(tiny).sizes).toEqual(sizesOf(openCheckpoint(ringTiny)))
+  })
+})
+
+describe('published models', () => {
+  it('are as their configs are, in FP8 where the name says so', () => {
+    const [plain, small] = ['inclusionAI/Ring-1T', 'inclusionAI/Ring-1T-FP8'].map((name) =>
+      inventoryOfConfig(plannedModel(name, published).config),
+    )
+    expect(plain?.parameters.total).toBe(999_705_328_640)
+    expect((small?.bytes.total ?? 0) / 1e9).toBeCloseTo(1002.92, 2)
+    expect(plannedModel('inclusionAI/Ling-1T', published).config.context).toBe(32768)
+  })
+
+  it.each(['ring-1t', 'ring-flash', 'ring-mini'])('%s is the published config', (name) => {
+    const text = (path: string) => readFileSync(path, 'utf8')
+    const config = text(join(published, `${name}.json`))
+    expect(config).toBe(text(join(fixtures, `configs/${name}.json`)))
+    expect(() => parseConfig(config, name)).not.toThrow()
+  })
+})
+
+describe('decode', () => {
+  it('is a rehearsal of the engine on the routing', () => {
+    const fit = fitOf(wide, subject.geometry, machine(), { ...wishes, expertRam: { share: 0.25 } })
+    if ('problem' in fit) throw new Error(fit.problem)
+    const speeds = speedsOf(subject.geometry, machine(), fit, oneToken(96), 'likely')
+    const modelled = machineModel(subject.geometry, machine(), speeds)
+    const shape = { moeLayers: 5, experts: 32, topK: 4, slots: 40 }
+    const policy = createPolicy('auto', shape)
+    if ('problem' in policy) throw new Error(policy.problem)
+    const rehearsal = new Rehearsal(trace, {
+      ...{ policy, slotsPerLayer: 8, machine: modelled, routers: plainRouters },
+      lookAhead: 'off',
+    })
+    walk(trace, (visit) => rehearsal.visit(visit))
+    const tokens = decodeTokensOf(trace)
+    const { tokensPerSecond, shareOfBound } = rehearsal.figures(tokens)
+    const of = rehearse(routing, 8, modelled, 'off')
+    expect(1 / (5 * of.seconds)).toBeCloseTo(tokensPerSecond, 6)
+    expect(of.stallSeconds).toBeCloseTo(of.seconds - modelled.layerSeconds, 9)
+    const read = (5 * of.misses * modelled.expertBytes) / modelled.bytesPerSecond
+    expect(read * tokensPerSecond).toBeCloseTo(shareOfBound, 6)
+    expect(of.misses).toBeGreaterThan(1)
+    const plan = decodePlan(subject.geometry, machine(), fit, routing, 96)
+    expect(plan.misses).toBeCloseTo(5 * of.misses, 9)
+    const seconds = plan.computeSeconds + plan.stallSeconds
+    expect(1 / plan.tokensPerSecond.likely).toBeCloseTo(seconds, 9)
+    // Without look-ahead it takes longer, but not by more than look-ahead can win.
+    expect(seconds - speeds.outer).toBeLessThan(5 * of.seconds * 1.02)
+    expect(seconds - speeds.outer).toBeGreaterThan(5 * of.seconds * 0.8)
+  })
+
+  it('is never slower with more memory, and finds more there', () => {
+    const plans = [0.1, 0.2, 0.3, 0.5, 0.75, 1].map(
+      (share) => planned({ ram: 16 * GIB }, { expertRam: { share } }).decode,
+    )
+    const rates = plans.map(({ tokensPerSecond }) => tokensPerSecond.likely)
+    expect(rates).toEqual([...rates].sort((a, b) => a - b))
+    expect(new Set(rates).size).toBe(6)
+    const hits = plans.map(({ hitRate }) => hitRate.likely)
+    expect(hits).toEqual([...hits].sort((a, b) => a - b))
+    expect(hits.at(-1)).toBe(1)
+    expect(plans.at(-1)).toMatchObject({ misses: 0, stallSeconds: 0, bottleneck: 'memory' })
+  })
+
+  it('is never slower with more drives', () => {
+    const rates = [1, 2, 4, 8].map((drives) => planned({ drives }).decode.tokensPerSecond.likely)
+    expect(rates).toEqual([...rates].sort((a, b) => a - b))
+    const [one = 0, two = 0] = rates
+    expect(two / one).toBeGreaterThan(1.5)
+    expect(two / one).toBeLessThan(2)
+  })
+
+  it('gives slow, likely and fast in this order', () => {
+    const { tokensPerSecond, hitRate } = planned({}).decode
+    for (const { low, likely, high } of [tokensPerSecond, hitRate]) {
+      expect(low).toBeLessThan(likely)
+      expect(likely).toBeLessThan(high)
+    }
+  })
+
+  it('is less sure where the drive was not measured', () => {
+    const assumed = { ...machine(), drive: { value: 2e9, source: 'assumed' } as const }
+    const found = forecast(subject, assumed, wishes)
+    if ('problem' in found) throw new Error(found.problem)
+    const given = planned({})
+    expect(found.decode.tokensPerSecond.likely).toBe(given.decode.tokensPerSecond.likely)
+    expect(found.decode.tokensPerSecond.low).toBeLessThan(given.decode.tokensPerSecond.low)
+  })
+})
+
+describe('what binds', () => {
+  it('is the drive while most of the time is waiting', () => {
+    expect(planned({ drive: 1e9 }).decode.bottleneck).toBe('drive')
+    expect(planned({ drive: 1e9 }).prompt.bottleneck).toBe('drive')
+  })
+
+  it('is memory where the drive is fast', () => {
+    expect(planned({ drive: 100e9, memory: 10e9 }).decode.bottleneck).toBe('memory')
+  })
+
+  it('is the processor where many tokens meet few cores', () => {
+    const { prompt } = planned({ drive: 100e9, cores: 1 }, { promptTokens: 400 })
+    expect(prompt.bottleneck).toBe('processor')
+  })
+
+  it('is the link where a GPU takes experts from slow memory', () => {
+    const { decode, fit } = planned({ drive: 100e9, memory: 5e9, gpu: 1.2 * GIB, copy: 10e9 })
+    expect(fit.isOnGpu).toBe(true)
+    expect(decode.bottleneck).toBe('link')
+  })
+})
+
+describe('what fits', () => {
+  it('leaves on the drive what has no slot', () => {
+    const { fit } = planned({})
+    expect(fit.slots.gpu).toBe(0)
+    expect(fit.slots.ram + fit.onDrive).toBe(160)
+    const bytes = fit.slots.ram * fit.slotBytes + fit.residentBytes.ram
+    expect(bytes).toBeLessThan(3 * GIB)
+    expect(bytes).toBeGreaterThan(2 * GIB)
+  })
+
+  it('goes to a GPU first, which is left out where it is too small', () => {
+    const [none, card] = [planned({ gpu: 2 ** 28 }).fit, planned({ gpu: 4 * GIB }).fit]
+    expect(none).toEqual(planned({}).fit)
+    expect(card.isOnGpu).toBe(true)
+    expect(card.slots.gpu).toBeGreaterThan(30)
+    expect(card.slots.ram).toBeGreaterThanOrEqual(none.slots.ram)
+    expect(card.slots.ram + card.slots.gpu + card.onDrive).toBe(160)
+  })
+
+  it('is a sentence where it does not', () => {
+    const found = forecast(subject, machine({ ram: 2 ** 28 }), wishes)
+    expect('problem' in found && found.problem).toMatch(/not enough memory/)
+  })
+
+  it('is less for many sequences, whose keys and values take room', () => {
+    const { batches } = planned(
+      {},
+      {
+        ...{ batches: [1, 1024], promptTokens: 1900, contextTokens: 2048 },
+      },
+    )
+    expect('problem' in (batches[0] ?? {})).toBe(false)
+    expect(batches[1]).toMatchObject({ sequences: 1024, problem: expect.any(String) })
+  })
+
+  it('keeps memory for the system of what is given', () => {
+    expect(freeOf(64 * GIB)).toBe(62 * GIB)
+    expect(freeOf(1)).toBe(0)
+  })
+})
+
+describe('steps of many tokens', () => {
+  const written = routingOf([[[0]], [[1]], [[2]], [[3]], [[4]], [[5]], [[6]]], 8, 1)
+
+  it('are made of tokens that lie apart, each once', () => {
+    const { ids, sequences } = stepsOf(written, 2, 16)
+    expect(sequences.map(({ first, tokens, prompt }) => [first, tokens, prompt])).toEqual([
+      [0, 2, 2],
+      [2, 2, 2],
+      [4, 2, 2],
+    ])
+    expect([...ids]).toEqual([1, 4, 2, 5, 3, 6])
+  })
+
+  it('are as wide as the routing at most, and one comes twice', () => {
+    const { ids, sequences } = stepsOf(written, 100, 16)
+    expect([...ids]).toEqual([1, 2, 3, 4, 5, 6])
+    expect(sequences.map(({ first, tokens }) => [first, tokens])).toEqual([
+      [0, 6],
+      [0, 6],
+    ])
+  })
+
+  it('want an expert once, and load what has no slot', () => {
+    const each = { ...routing, routing: routingOf([[[0]], [[1]], [[0]], [[1]], [[0]], [[1]]], 8) }
+    // Streams are three apart: 0 and 1, then 1 and 0, then 0 and 1.
+    expect(crowd(each, 8, 2)).toEqual({ wanted: 2, loads: 0 })
+    expect(crowd(each, 1, 2).loads).toBeGreaterThanOrEqual(1)
+  })
+
+  it('of a batch give more tokens in all, the more sequences there are', () => {
+    const { batches } = planned({}, { batches: [2, 8, 32] })
+    const rates = batches.map((batch) => ('problem' in batch ? 0 : batch.tokensPerSecond.likely))
+    expect(rates).toEqual([...rates].sort((a, b) => a - b))
+  })
+
+  it('of a longer prompt take longer', () => {
+    const seconds = [64, 512, 2048].map(
+      (promptTokens) =>
+        planned({}, { promptTokens, contextTokens: undefined }).prompt.seconds.likely,
+    )
+    expect(seconds).toEqual([...seconds].sort((a, b) => a - b))
+  })
+})
+
+describe('routing that is made up', () => {
+  it('is the same every time, for layers of so many experts', () => {
+    const [one, other] = [madeRouting(wide), madeRouting(wide)]
+    expect(one.routing.ids).toEqual(other.routing.ids)
+    expect([one.routing.experts, one.routing.topK, one.kind]).toEqual([32, 4, 'generated'])
+  })
+
+  it('that was recorded of other layers is refused', () => {
+    const { config } = plannedModel('inclusionAI/Ring-1T', published)
+    expect(() => recordedRouting(trace, plainRouters, config)).toThrow(
+      /--routing: .* has 32 experts in a layer, top 4; the model has 256, top 8/,
+    )
+  })
+})

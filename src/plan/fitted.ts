@@ -30,7 +30,7 @@ export const driveBeside = {
   assumed: { low: 0.5, likely: 1, high: 2 },
 } as const satisfies Record<string, Range>
 
-/** Misses, of those that were rehearsed: of routing that was made up, and of a trace of the same kind. */
+/** Misses, of those that were rehearsed: of routing that was made up, and of a trace of the same kind. A judgement. */
 export const missesOf = {
   generated: { low: 1.15, likely: 1, high: 0.85 },
   recorded: { low: 1.06, likely: 1, high: 0.94 },

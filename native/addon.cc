@@ -227,6 +227,11 @@ class Device : public Napi::ObjectWrap<Device> {
       view.scores = array.Data();
       view.scores_length = array.ElementLength();
     }
+    if (!info[2].IsUndefined()) {
+      const auto array = uint32s(env, info[2], "masks");
+      view.masks = array.Data();
+      view.masks_length = array.ElementLength();
+    }
     view.head.rows = static_cast<int32_t>(std::min<size_t>(rows, 0x7fffffff));
     ring::Reason reason = ring::Reason::done;
     Status why;

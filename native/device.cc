@@ -346,6 +346,11 @@ Status Device::sample(int32_t id, Reason* reason, OutcomeView& outcome, Status* 
                      step->scores.size());
     std::copy(step->scores.begin(), step->scores.end(), outcome.scores);
   }
+  if (outcome.masks != nullptr) {
+    if (outcome.masks_length < step->masks.size())
+      return failure(Code::bad_argument, "the masks must hold %zu words", step->masks.size());
+    std::copy_n(outcome.masks, step->masks.size(), step->masks.begin());
+  }
   if (step->reason == Reason::done) {
     const Timed timed(&counters_[counter::sample_s]);
     const Status status = backend_->sample(compute_, static_cast<int32_t>(step - steps_),

@@ -87,6 +87,8 @@ struct OutcomeView {
   // [MoE layer][token][kept kinds][experts] probabilities, when the layout keeps them; or null
   float* scores = nullptr;
   size_t scores_length = 0;
+  const uint32_t* masks = nullptr;  // taken in place of those of the batch, or null
+  size_t masks_length = 0;
 };
 
 class Device {

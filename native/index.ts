@@ -204,8 +204,11 @@ export interface Device {
   foresee(step: number, attends: boolean, scores: Float32Array): void
   /** What routers add to their probabilities before they choose: [MoE layer][experts]. */
   routerBiases(biases: Float32Array): void
-  /** Ends the step and fills the outcome; returns `done`, or why there is none. */
-  sample(step: number, outcome: Outcome): Reason
+  /**
+   * Ends the step and fills the outcome; returns `done`, or why there is none. `masks`: in place of
+   * those of the batch, where they became known after `begin`.
+   */
+  sample(step: number, outcome: Outcome, masks?: Uint32Array): Reason
   /** Copies the first tokens of a KV block into another one. Like the two below, between steps only. */
   copyBlock(from: number, to: number, tokens: number): void
   /**

@@ -4,7 +4,14 @@ import { copyFileSync, mkdtempSync, readdirSync, rmSync, statSync, truncateSync 
 import os from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { Control, Counter, createDevice, type Layout, Reason } from '../native/index.js'
+import {
+  Control,
+  Counter,
+  createDevice,
+  type Layout,
+  Reason,
+  SamplingField,
+} from '../native/index.js'
 import { layoutOf, planMemory } from '../src/engine/layout.js'
 import { openModel } from '../src/engine/open.js'
 import { ReplayDevice } from '../src/engine/replay.js'
@@ -134,6 +141,32 @@ describe('the native device', () => {
     } finally {
       rmSync(folder, { recursive: true })
     }
+  })
+
+  it('draws by masks that came after the step began, and refuses too short ones', () => {
+    const model = openModel(ringTiny, {})
+    const { device, stop } = model.stage
+    const words = Math.ceil(checkpoint.config.vocabulary / 32)
+    const only = (id: number) => {
+      const mask = new Uint32Array(words)
+      mask[id >> 5] = 1 << (id & 31)
+      return mask
+    }
+    const batch = { ...batchOf(tokens.slice(0, 8)), masks: only(7) }
+    batch.sampling[SamplingField.masked] = 1
+    const drawn = (masks?: Uint32Array) => {
+      const id = device.begin(batch)
+      for (let reason = device.advance(id, stop); reason < Reason.done; ) {
+        reason = device.advance(id, stop)
+      }
+      const outcome = outcomeOf(1)
+      if (masks !== undefined)
+        expect(codeOf(() => device.sample(id, outcome, masks.subarray(1)))).toBe('bad_argument')
+      device.sample(id, outcome, masks)
+      return outcome.next[0]
+    }
+    expect([drawn(), drawn(only(300)), drawn()]).toEqual([7, 300, 7])
+    model.close()
   })
 
   it('is lost, and says where, when a mapped file is cut short under it', () => {

@@ -40,10 +40,16 @@ export interface Parrot extends Running {
   readonly prompt: () => string
 }
 
-/** Starts it over a copy of the bundled model in `folder`. */
-export async function startParrot(folder: string): Promise<Parrot> {
+/** A copy of the bundled model in `folder`, with a template that knows tools. */
+export function modelWithTools(folder: string): string {
   const model = copyOfTiny(folder)
   writeFileSync(join(model, 'chat_template.jinja'), template)
+  return model
+}
+
+/** Starts it over a copy of the bundled model in `folder`. */
+export async function startParrot(folder: string): Promise<Parrot> {
+  const model = modelWithTools(folder)
   const tokenizer = openTokenizer(model)
   let prompt = ''
   const open = async () => {

@@ -15,7 +15,7 @@ const addCall = { name: 'add', arguments: '{"a": 1, "b": [2, "}"]}' }
 
 /** Texts joined where they follow each other, and calls, of an answer that comes in these parts. */
 function found(parts: readonly string[], begun = '', isSingle = false) {
-  const finder = new CallFinder({ names, begun, isSingle })
+  const finder = new CallFinder({ names, begun, ended: '', isSingle })
   const given = [...parts.flatMap((part) => finder.push(part)), ...finder.end()]
   const all: (string | object)[] = []
   for (const part of given) {
@@ -113,7 +113,7 @@ describe('the tokens of an answer with calls', () => {
   function read(tokens: Iterable<number>, stops: readonly string[] = [], of = tokenizer) {
     const reader = new AnswerReader(of, {
       thinking: { startsInside: false },
-      calls: { names, begun: '', isSingle: false },
+      calls: { names, begun: '', ended: '', isSingle: false },
       stopIds: [],
       stops,
     })

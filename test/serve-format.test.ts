@@ -6,6 +6,7 @@ import {
   chat,
   chunksOf,
   errorOf,
+  jsonOf,
   post,
   type Running,
   saidIn,
@@ -29,6 +30,80 @@ const shape = {
   required: ['kind', 'digits', 'isSure'],
   additionalProperties: false,
 }
+
+/** The text that a body's answer has, on any route. */
+async function textOf(path: string, body: object): Promise<string> {
+  const answer = await jsonOf<{
+    choices?: { text: string }[]
+    output?: { type: string; content: { text: string }[] }[]
+    content?: { type: string; text: string }[]
+  }>(await post(server.url + path, { temperature: 1.5, seed: 3, ...body }))
+  return (
+    answer.choices?.[0]?.text ??
+    answer.output?.find(({ type }) => type === 'message')?.content[0]?.text ??
+    answer.content?.find(({ type }) => type === 'text')?.text ??
+    ''
+  )
+}
+
+describe('a format of other routes', () => {
+  it.each<[string, string, object]>([
+    [
+      'completions',
+      '/v1/completions',
+      { prompt: 'Answer:', max_tokens: 300, response_format: formatOf(shape) },
+    ],
+    [
+      'responses',
+      '/v1/responses',
+      {
+        input: 'What is 37 + 48?',
+        text: { format: { type: 'json_schema', name: 'answer', schema: shape, strict: true } },
+      },
+    ],
+    [
+      'messages',
+      '/v1/messages',
+      { messages, max_tokens: 400, output_format: { type: 'json_schema', schema: shape } },
+    ],
+    [
+      'messages, under its newer name',
+      '/v1/messages',
+      {
+        messages,
+        max_tokens: 400,
+        output_config: { format: { type: 'json_schema', schema: shape } },
+      },
+    ],
+  ])('holds the answer as well: %s', async (_, path, body) => {
+    expect(isAnswer(await textOf(path, body))).toBe(true)
+  })
+
+  it.each<[string, string, object, string]>([
+    [
+      'completions',
+      '/v1/completions',
+      { prompt: 'a', response_format: formatOf({ not: {} }) },
+      'response_format.json_schema.schema',
+    ],
+    [
+      'responses',
+      '/v1/responses',
+      { input: 'a', text: { format: { type: 'json_schema', schema: { not: {} } } } },
+      'text.format.schema',
+    ],
+    [
+      'messages',
+      '/v1/messages',
+      { messages, max_tokens: 4, output_format: { type: 'json_schema', schema: { not: {} } } },
+      'output_format.schema',
+    ],
+  ])('is refused where it cannot be followed: %s', async (_, path, body, field) => {
+    const response = await post(server.url + path, body)
+    expect(response.status).toBe(400)
+    expect(await response.text()).toContain(`${field} has not at the schema`)
+  })
+})
 
 function formatOf(schema: object, strict = true) {
   return { type: 'json_schema', json_schema: { name: 'answer', schema, strict } }
@@ -135,7 +210,29 @@ describe('a schema that cannot be followed', () => {
       /multipleOf at the schema/,
     ],
     ['one further in', { properties: { a: { not: {} } } }, /not at properties\.a/],
-    ['a pattern', { type: 'string', pattern: '(a' }, /pattern at the schema/],
+    [
+      'a pattern that breaks off',
+      { type: 'string', pattern: '(a' },
+      /pattern at the schema that breaks/,
+    ],
+    ['a pattern that looks ahead', { type: 'string', pattern: '^(?=a)' }, /looks around/],
+    ['a pattern of lines', { type: 'string', pattern: '^\\n$' }, /which JSON escapes/],
+    [
+      'a pattern beside a length',
+      { type: 'string', pattern: 'a', maxLength: 3 },
+      /several of pattern/,
+    ],
+    [
+      'a format that is none',
+      { properties: { a: { format: 'colour' } } },
+      /format at properties\.a/,
+    ],
+    ['bounds of broken numbers', { type: 'number', minimum: 0.5 }, /bounds of a number/],
+    ['names beside named ones', { properties: { a: {} }, additionalProperties: {} }, /held apart/],
+    ['one of several that overlap', { oneOf: [{ type: 'integer' }, { type: 'number' }] }, /oneOf/],
+    ['constraints beside a choice', { anyOf: [{}], required: [] }, /required beside anyOf/],
+    ['a reference to itself', { $ref: '#' }, /leads to itself/],
+    ['values of another type', { type: 'string', enum: [1] }, /no value at the schema/],
     ['a type that is none', { type: 'text' }, /a type at the schema/],
     ['a reference to nothing', { $ref: '#/$defs/a' }, /\$ref at the schema/],
     ['an enum of nothing', { enum: [] }, /enum at the schema/],

@@ -244,7 +244,7 @@ describe('errors of messages', () => {
     ['a choice without a name', { tools: [], tool_choice: { type: 'tool' } }, /tool_choice.name/],
     ['a budget', { thinking: { type: 'enabled', budget_tokens: -1 } }, /thinking.budget_tokens/],
     ['too many stops', { stop_sequences: Array(17).fill('a') }, /at most 16/],
-    ['a form', { output_config: { format: { type: 'json_schema' } } }, /output_config.format/],
+    ['a form', { output_config: { format: { type: 'grammar' } } }, /output_config.format/],
     ['no JSON', { messages: 7 }, /messages must be a list/],
   ])('for %s', async (_what, body, message) => {
     const response = await ask(body)

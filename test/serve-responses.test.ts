@@ -185,7 +185,7 @@ describe('a response that cannot be given', () => {
     ['conversation', { conversation: 'conv_1' }],
     ['prompt', { prompt: { id: 'pmpt_1' } }],
     ['background', { background: true }],
-    ['text.format', { text: { format: { type: 'json_schema', name: 'a', schema: {} } } }],
+    ['text.format.type', { text: { format: { type: 'grammar' } } }],
     ['tools.0.type', { tools: [{ type: 'web_search' }] }],
     ['tool_choice', { tools, tool_choice: { type: 'function', name: 'absent' } }],
     ['input', { input: [] }],

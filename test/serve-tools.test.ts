@@ -169,7 +169,7 @@ interface Piece {
 describe('a choice of tools', () => {
   it('that names one, or wants any, begins the call for the model, without a thought', async () => {
     const named = { tool_choice: { type: 'function', function: { name: 'add' } } }
-    const one = await answerTo('{"a": 2}}\n</tool_call>', named)
+    const one = await answerTo('{"a": 2}', named)
     expect(
       parrot.prompt().endsWith('<role>ASSISTANT</role><tool_call>\n{"name": "add", "arguments": '),
     ).toBe(true)
@@ -181,12 +181,28 @@ describe('a choice of tools', () => {
       finish_reason: 'tool_calls',
     })
     const open = { tool_choice: 'required', chat_template_kwargs: { open_thought: true } }
-    const any = await answerTo('look", "arguments": {}}\n</tool_call>', open)
-    expect(parrot.prompt().endsWith('<think>\n\n</think>\n\n<tool_call>\n{"name": "')).toBe(true)
+    const any = await answerTo('{"name": "look", "arguments": {}}', open)
+    expect(parrot.prompt().endsWith('<think>\n\n</think>\n\n<tool_call>\n')).toBe(true)
     expect(any.choices[0]).toMatchObject({
       message: { content: null, tool_calls: [{ function: { name: 'look' } }] },
     })
     expect(any.choices[0]?.message).not.toHaveProperty('reasoning_content')
+  })
+
+  it('of tools that cannot be followed leaves the call to the model, unless one is strict', async () => {
+    const odd = { type: 'object', properties: { a: { type: 'integer', multipleOf: 3 } } }
+    const strange = (strict: boolean) => ({
+      tools: [look, { type: 'function', function: { name: 'odd', parameters: odd, strict } }],
+      tool_choice: 'required',
+    })
+    const { choices } = await answerTo('odd", "arguments": {"a": 7}}\n</tool_call>', strange(false))
+    expect(parrot.prompt().endsWith('<tool_call>\n{"name": "')).toBe(true)
+    expect(choices[0]?.message.tool_calls).toMatchObject([
+      { function: { name: 'odd', arguments: '{"a": 7}' } },
+    ])
+    const refused = await refusalOf(strange(true))
+    expect(refused).toMatchObject({ param: 'tools' })
+    expect(refused.message).toMatch(/multipleOf/)
   })
 
   it('that no tool fits is refused', async () => {

@@ -1,14 +1,20 @@
-// Figures of the server's KV on the 4 GB model, slots for 25 %: how much sooner the first token comes
-// when a prompt shares 1,500 tokens with an earlier one and adds 2, from memory, and from the drive after
-// a restart. Times are the client's. What the answers are is compared with a server that knows nothing.
+// Figures of the server. On the 4 GB model, slots for 25 %: how much sooner the first token comes when a
+// prompt shares 1,500 tokens with an earlier one and adds 2, from memory, and from the drive after a
+// restart; what HTTP adds to a stream, and what a long prompt leaves of it. On ring-tiny: what HTTP and a
+// format add to a token, and what a new schema does to a stream beside it. Times are the client's.
+// Takes about seven minutes; the load of many clients is in serve-load.proof.ts.
 import { mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, it } from 'vitest'
+import { afterAll, beforeAll, describe, it } from 'vitest'
+import { Engine } from '../dist/src/engine/engine.js'
+import { openTokenizer } from '../dist/src/model/tokenizer.js'
 import { started } from './command.js'
 import { Dice } from './dice.js'
 import { note, remark, spread } from './figure.js'
-import { eventsOf, post } from './serving.js'
+import { requestOf } from './models.js'
+import { ringTiny } from './paths.js'
+import { eventsOf, figureOf, post, type Running, startServer, until } from './serving.js'
 import { type Widened, widened } from './widened.js'
 
 const rounds = 3
@@ -144,4 +150,197 @@ it('a prompt that begins like an earlier one', async () => {
     'same',
     areSame,
   )
+})
+
+/** Microseconds of a token, drawn straight from an engine and through a server with one like it. */
+async function pairs(folder: string, tokens: number, expertRam?: string) {
+  const tokenizer = openTokenizer(folder)
+  const share = expertRam === undefined ? undefined : { share: Number.parseFloat(expertRam) / 100 }
+  const wishes = { sequences: 1, sampleable: tokenizer.size, expertRam: share }
+  const engine = await Engine.open(folder, wishes)
+  const open = () => Engine.open(folder, wishes)
+  const server = await startServer({ folder, parallel: 1, deadlineMs: 600_000, open })
+  try {
+    const prompt = [...tokenizer.encode('Hello!')]
+    const direct = async () => {
+      const times: number[] = []
+      const generation = engine.generate(requestOf(prompt, { maxTokens: tokens }))
+      for await (const _ of generation) times.push(performance.now())
+      return microsecondsEach(times)
+    }
+    const served = async () => microsecondsEach(await timesOfStream(server, prompt, tokens))
+    await direct()
+    await served()
+    const both: { direct: number; served: number }[] = []
+    for (let at = 0; at < 9; at += 1) both.push({ direct: await direct(), served: await served() })
+    return both
+  } finally {
+    await Promise.all([engine.close(), server.close()])
+  }
+}
+
+async function timesOfStream({ url }: Running, prompt: readonly number[], tokens: number) {
+  const body = { prompt, temperature: 0, ignore_eos: true, stream: true, max_tokens: tokens }
+  const times: number[] = []
+  for await (const event of eventsOf(await post(`${url}/v1/completions`, body))) {
+    if (event.startsWith('{')) times.push(performance.now())
+  }
+  return times
+}
+
+function microsecondsEach(times: readonly number[]): number {
+  return (((times.at(-1) ?? 0) - (times[0] ?? 0)) / (times.length - 1)) * 1000
+}
+
+it('what the server adds to a token', async () => {
+  const both = await pairs(ringTiny, 1000)
+  const added = spread(
+    both.map(({ direct, served }) => served - direct),
+    0,
+  )
+  const alone = spread(
+    both.map(({ direct }) => direct),
+    0,
+  )
+  note(
+    'ring-tiny: microseconds that the server, and its client, add to a token',
+    `${added.text}; without ${alone.text}`,
+    'none given',
+    Number.isFinite(added.median),
+  )
+})
+
+describe('on the widened model at 25 %', () => {
+  it('one stream', async () => {
+    const both = await pairs(model.folder, 64, '25%')
+    const ratio = spread(
+      both.map(({ direct, served }) => served / direct),
+      3,
+    )
+    note(
+      '4 GB model, 25 %: time of a token through the server over without',
+      ratio.text,
+      '1.03',
+      ratio.median <= 1.03,
+    )
+  })
+
+  it('a stream while a long prompt arrives', async () => {
+    const wishes = { sequences: 2, expertRam: { share: 0.25 } }
+    const open = () => Engine.open(model.folder, wishes)
+    const server = await startServer({
+      folder: model.folder,
+      parallel: 2,
+      deadlineMs: 3_600_000,
+      open,
+    })
+    try {
+      const ratios: number[] = []
+      for (let at = 0; at < 5; at += 1) ratios.push(await keptSpeed(server, at))
+      const kept = spread(ratios, 3)
+      note(
+        '4 GB model, 25 %: speed that a stream keeps while a prompt of 1,500 tokens is read',
+        kept.text,
+        '0.25',
+        kept.median >= 0.25,
+      )
+    } finally {
+      await server.close()
+    }
+  })
+})
+
+/** Of a stream's tokens a second, the share left from the arrival of a prompt to its first token. */
+async function keptSpeed(server: Running, seed: number): Promise<number> {
+  const times: number[] = []
+  const leaving = new AbortController()
+  const body = {
+    prompt: [5, 6, 7],
+    temperature: 0,
+    ignore_eos: true,
+    stream: true,
+    max_tokens: 500,
+  }
+  const { signal } = leaving
+  const response = await post(`${server.url}/v1/completions`, body, { signal })
+  const reading = (async () => {
+    for await (const _ of eventsOf(response)) times.push(performance.now())
+  })().catch(() => {})
+  await until(async () => times.length > 40)
+  const begin = performance.now()
+  const before = times.length
+  const prompt = Array.from({ length: 1500 }, (_, at) => (at * 31 + seed * 7) % 900)
+  await post(`${server.url}/v1/completions`, { prompt, max_tokens: 1, temperature: 0 })
+  const end = performance.now()
+  const during = times.filter((time) => time > begin && time <= end).length / (end - begin)
+  leaving.abort()
+  await reading
+  await until(async () => (await figureOf(server.url, 'ring_num_requests_running')) === 0)
+  const alone = (before - 8) / ((times[before - 1] ?? 0) - (times[7] ?? 0))
+  return during / alone
+}
+
+const shape = {
+  type: 'object',
+  properties: {
+    words: { type: 'array', items: { type: 'string', maxLength: 20 }, minItems: 9, maxItems: 12 },
+  },
+  required: ['words'],
+}
+
+/** An answer of ring-tiny's under a schema that nobody has asked for before. */
+async function heldTimes({ url }: Running, name: string, tokens: number): Promise<number[]> {
+  const { properties, required } = shape
+  const schema = { ...shape, properties: { ...properties, [name]: { const: name } }, required }
+  const times: number[] = []
+  const body = {
+    ...{ prompt: 'Words: ', temperature: 1, seed: 1, stream: true, max_tokens: tokens },
+    response_format: { type: 'json_schema', json_schema: { schema } },
+  }
+  for await (const event of eventsOf(await post(`${url}/v1/completions`, body))) {
+    if (event.startsWith('{')) times.push(performance.now())
+  }
+  return times
+}
+
+it('a format', async () => {
+  const rounds = 9
+  const server = await startServer({ parallel: 3, deadlineMs: 600_000 })
+  try {
+    const { tokenizer } = server.service
+    const prompt = [...tokenizer.encode('Words: ')]
+    const ratios: number[] = []
+    for (let round = 0; round < rounds; round += 1) {
+      const held = microsecondsEach((await heldTimes(server, 'a', 100)).slice(0, -1))
+      ratios.push(held / microsecondsEach(await timesOfStream(server, prompt, 100)))
+    }
+    remark('ring-tiny: time of a token under a schema over without', spread(ratios).text)
+    const gaps: number[] = []
+    for (let round = 0; round < rounds; round += 1) {
+      const leaving = new AbortController()
+      const body = { prompt, temperature: 0, ignore_eos: true, stream: true, max_tokens: 1500 }
+      const { signal } = leaving
+      const response = await post(`${server.url}/v1/completions`, body, { signal })
+      const times: number[] = []
+      const reading = (async () => {
+        for await (const _ of eventsOf(response)) times.push(performance.now())
+      })().catch(() => {})
+      await until(async () => times.length > 100)
+      const begin = times.length
+      await heldTimes(server, `new ${round}`, 4)
+      const during = times.slice(begin - 1)
+      gaps.push(Math.max(...during.slice(1).map((time, at) => time - (during[at] ?? time))))
+      leaving.abort()
+      await reading
+    }
+    const longest = spread(gaps, 1)
+    note(
+      'ring-tiny: longest pause of a stream while a new schema is compiled beside it, ms',
+      longest.text,
+      '100',
+      longest.median < 100,
+    )
+  } finally {
+    await server.close()
+  }
 })

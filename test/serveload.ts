@@ -6,7 +6,7 @@ import { once } from 'node:events'
 import { Agent, type IncomingMessage, request } from 'node:http'
 import { command, ended, lastObject, started } from './command.js'
 import { pick, randomFrom } from './random.js'
-import { figureOf, until } from './serving.js'
+import { figureOf, figuresOf, until } from './serving.js'
 
 const CLIENTS = 32
 const PARALLEL = 8
@@ -53,6 +53,14 @@ export interface Load {
   readonly after: Held
   /** Of the server under load, once a second. */
   readonly residentBytes: readonly number[]
+  /** How late the server's main thread was, of each second. */
+  readonly loopMs: readonly LoopDelay[]
+}
+
+interface LoopDelay {
+  readonly p50: number
+  readonly p99: number
+  readonly max: number
 }
 
 /** What a server holds. */
@@ -74,14 +82,15 @@ export async function load(seconds: number, seed: number): Promise<Load> {
   try {
     const before = await heldBy(server.url)
     const run = new Run(server.url, expected, seconds)
-    const [residentBytes, { healthMs, bareMs }] = await Promise.all([
-      run.watchMemory(),
+    const [{ residentBytes, loopMs }, { healthMs, bareMs }] = await Promise.all([
+      run.watch(),
       run.askHealth(bare.url),
       ...Array.from({ length: CLIENTS }, (_, at) => run.client(randomFrom(seed + at))),
     ])
     run.agent.destroy()
     const after = await heldBy(server.url)
-    return { done: run.done, faults: run.faults, healthMs, bareMs, before, after, residentBytes }
+    const { done, faults } = run
+    return { done, faults, healthMs, bareMs, before, after, residentBytes, loopMs }
   } finally {
     bare.child.kill()
     server.child.kill('SIGTERM')
@@ -215,13 +224,17 @@ class Run {
     return { healthMs, bareMs }
   }
 
-  async watchMemory(): Promise<number[]> {
-    const bytes: number[] = []
+  async watch(): Promise<{ residentBytes: number[]; loopMs: LoopDelay[] }> {
+    const residentBytes: number[] = []
+    const loopMs: LoopDelay[] = []
     while (!this.#isOver) {
-      bytes.push(await figureOf(this.url, 'process_resident_memory_bytes'))
+      const figures = await figuresOf(this.url)
+      const lag = (name: string) => 1000 * figures(`nodejs_eventloop_lag_${name}_seconds`)
+      residentBytes.push(figures('process_resident_memory_bytes'))
+      loopMs.push({ p50: lag('p50'), p99: lag('p99'), max: lag('max') })
       await pause(1000)
     }
-    return bytes
+    return { residentBytes, loopMs }
   }
 
   /** Null: as it should be. */

@@ -39,7 +39,8 @@ export async function startServer(circumstances: Circumstances = {}): Promise<Ru
     deadlineMs: 20_000,
     keepAliveMs: 10_000,
     reasoningBudget: null,
-    open: () => Engine.open(folder, { sequences: parallel, sampleable: tokenizer.size }),
+    open: (grammars) =>
+      Engine.open(folder, { sequences: parallel, sampleable: tokenizer.size, grammars }),
     log: (line) => lines.push(line),
     ...wishes,
   })
@@ -170,11 +171,16 @@ export function asks(content: string) {
 
 /** One figure of /metrics. */
 export async function figureOf(url: string, name: string): Promise<number> {
-  const text = await (await fetch(`${url}/metrics`)).text()
-  const line = text
-    .split('\n')
-    .find((one) => one.startsWith(`${name} `) || one.startsWith(`${name}{`))
-  return Number(line?.split(' ').at(-1))
+  return (await figuresOf(url))(name)
+}
+
+/** Figures of one moment, by name. */
+export async function figuresOf(url: string): Promise<(name: string) => number> {
+  const lines = (await (await fetch(`${url}/metrics`)).text()).split('\n')
+  return (name) => {
+    const line = lines.find((one) => one.startsWith(`${name} `) || one.startsWith(`${name}{`))
+    return Number(line?.split(' ').at(-1))
+  }
 }
 
 /** Asks again and again, for as long as a test may take. */

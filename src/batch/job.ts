@@ -9,7 +9,7 @@ import { endedOf, usageOf } from '../serve/deliver.js'
 import type { Choice } from '../serve/draw.js'
 import type { Identity, Told } from '../serve/form.js'
 import { AnswerReader, type Delta } from '../serve/reader.js'
-import { Refusal } from '../serve/refusal.js'
+import { barred, Refusal } from '../serve/refusal.js'
 import { answerKey, type Journal } from './journal.js'
 import { type BadLine, type BatchLine, isBad, parseLine } from './line.js'
 import type { Question, Questions } from './question.js'
@@ -199,7 +199,8 @@ export class Job {
         yield emission
         this.#keepIfDue(drawing.fresh.length)
       }
-      const { reason, message } = await generation.ending
+      const { reason, message, isBarred } = await generation.ending
+      if (reason === 'failed' && isBarred === true) throw barred(message)
       // The line's own fault: a part of the model that it wants cannot be read.
       if (reason === 'failed') throw new Refusal(500, message, { mayRetry: false })
     } finally {

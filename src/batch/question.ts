@@ -15,7 +15,7 @@ import {
 } from '../serve/draw.js'
 import type { Form, Identity, Naming } from '../serve/form.js'
 import type { GrammarTrials } from '../serve/grammars.js'
-import type { Prompt, Prompts } from '../serve/prompts.js'
+import { type Prompt, type Prompts, rawPrompt } from '../serve/prompts.js'
 import { chatOf } from '../serve/routes/chat.js'
 import { sourcesOf } from '../serve/routes/completions.js'
 import { chatBody, completionBody, parsed } from '../serve/schema.js'
@@ -54,8 +54,8 @@ export class Questions {
     const seed = Number.parseInt(this.#nameOf(line.number, 'seed').slice(0, 12), 16)
     const { grammars, thinking } = this.means
     const { format = null } = wishes
-    const shape = format === null ? null : await grammars.tried(format, this.bounds.config)
-    const choices = choicesOf(prompts, { ...wishes, seed }, this.bounds, thinking, shape)
+    const schema = format === null ? null : await grammars.tried(format, this.bounds.config)
+    const choices = choicesOf(prompts, { ...wishes, seed }, this.bounds, thinking, schema)
     return { isChat, choices, hasLogprobs: wishes.topLogprobs !== null }
   }
 
@@ -88,7 +88,8 @@ export class Questions {
     const chat = chatOf(body)
     const said = chatWishes(body)
     const { contextTokens } = this.bounds.plan
-    const prompt = await this.means.prompts.ofChat(chat, contextTokens, this.#never)
+    const held = await this.means.grammars.call(chat.tools, this.bounds.config)
+    const prompt = await this.means.prompts.ofChat(chat, contextTokens, this.#never, held)
     const left = contextTokens - prompt.tokens.length
     const predict = this.predict === null ? null : Math.min(this.predict, Math.max(left, 1))
     return { prompts: [prompt], wishes: { ...said, maxTokens: said.maxTokens ?? predict } }
@@ -101,7 +102,7 @@ export class Questions {
       sourcesOf(body).map((source) =>
         typeof source === 'string'
           ? this.means.prompts.ofText(source, contextTokens, this.#never)
-          : { tokens: Int32Array.from(source), thinking: null, calls: null },
+          : rawPrompt(Int32Array.from(source)),
       ),
     )
     return { prompts, wishes: completionWishes(body) }

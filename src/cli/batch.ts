@@ -22,6 +22,7 @@ import { type BatchSize, batchSize } from '../batch/size.js'
 import { type Survey, survey } from '../batch/survey.js'
 import { Tally } from '../batch/tally.js'
 import { Engine } from '../engine/engine.js'
+import { GrammarThreads } from '../engine/grammarthreads.js'
 import { kvBytesPerToken } from '../engine/layout.js'
 import { availableBytes } from '../engine/memory.js'
 import { type ModelConfig, readConfig } from '../model/config.js'
@@ -59,7 +60,7 @@ export async function batch(model: string | undefined, flags: BatchFlags): Promi
   const input = await LineFile.open(flags.input)
   const means: QuestionMeans = {
     prompts: new Prompts(source.folder),
-    grammars: new GrammarTrials(source.folder),
+    grammars: new GrammarTrials(new GrammarThreads(source.folder)),
     thinking: { tags: thinkingTagsOf(tokenizer), budget: null },
   }
   try {
@@ -193,7 +194,9 @@ class BatchCommand {
   ): Promise<number> {
     const { flags, source, tokenizer } = this
     const size = batchSize(seen.needs, flags.maxBatch ?? null, this.#kvTokensFree)
-    const engine = await Engine.open(source.folder, { ...wishesOf(flags, tokenizer.size), ...size })
+    const { threads: grammars } = this.means.grammars
+    const wishes = { ...wishesOf(flags, tokenizer.size), ...size, grammars }
+    const engine = await Engine.open(source.folder, wishes)
     try {
       const { facts } = engine
       this.log.opened(source.name, facts, size.contextTokens)

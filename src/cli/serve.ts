@@ -59,7 +59,8 @@ export async function serve(model: string | undefined, flags: ServeFlags): Promi
     reasoningBudget: flags.reasoningBudget ?? null,
     ceiling: ceilingOf(flags),
     showsText: flags.showText,
-    open: () => Engine.open(source.folder, wishes, (line) => log.line(line)),
+    open: (grammars) =>
+      Engine.open(source.folder, { ...wishes, grammars }, (line) => log.line(line)),
     log: (line) => log.line(line),
   })
   const interrupts = new Interrupts()

@@ -1,8 +1,13 @@
 // The batch of one step, in arrays that are filled again for every step. They grow when a step needs
 // more than any before it, so that nothing is allocated once the engine is warm.
-import { type Batch, PartField, Rows, SamplingField } from '../../native/index.js'
+import { PartField, Rows, SamplingField } from '../../native/index.js'
+import type { TokenGrammar } from './grammarseat.js'
 import { greedy, needsHistory, packSampling } from './sampling.js'
 import type { Sequence } from './sequence.js'
+import type { LateBatch } from './step.js'
+
+/** For masks that are not there when all else of a step is; their draws are then made by a later step. */
+const masksPatienceMs = 20
 
 /** What one sequence contributes to a step. */
 export interface Share {
@@ -25,7 +30,7 @@ export function shareOf(sequence: Sequence, tokens: number): Share {
   return { sequence, tokens, rows, sampled }
 }
 
-export class StepBatch implements Batch {
+export class StepBatch implements LateBatch {
   parts = 0
   part = new Int32Array(PartField.count)
   tokens = new Int32Array(1)
@@ -36,11 +41,16 @@ export class StepBatch implements Batch {
   biasValues = new Float32Array(0)
   masks = new Uint32Array(0)
   looksAhead = false
+  /** Whose masks are computed while the step is, and where in `masks` they belong. */
+  readonly #grammars: TokenGrammar[] = []
+  readonly #maskAt: number[] = []
 
   /** Replaces what was there by these shares. */
   fill(shares: readonly Share[]): void {
     this.#grow(shares)
     this.parts = 0
+    this.#grammars.length = 0
+    this.#maskAt.length = 0
     const at = { tokens: 0, blocks: 0, history: 0, biases: 0, masks: 0 }
     for (const share of shares) {
       const { sequence } = share
@@ -52,6 +62,15 @@ export class StepBatch implements Batch {
       this.#fillSampling(share, at)
       this.parts += 1
     }
+  }
+
+  lateMasks(): Uint32Array | null {
+    if (this.#grammars.length === 0) return null
+    const untilMs = performance.now() + masksPatienceMs
+    for (const [index, grammar] of this.#grammars.entries()) {
+      if (grammar.takes(untilMs)) this.masks.set(grammar.words, this.#maskAt[index])
+    }
+    return this.masks
   }
 
   #fillPart(share: Share): void {
@@ -96,6 +115,10 @@ export class StepBatch implements Batch {
     if (allowed !== undefined) {
       record[SamplingField.masked] = 1
       this.masks.set(allowed, at.masks)
+      if (sequence.grammar?.isFree === false) {
+        this.#grammars.push(sequence.grammar)
+        this.#maskAt.push(at.masks)
+      }
       at.masks += allowed.length
     }
   }

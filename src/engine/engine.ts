@@ -5,6 +5,8 @@ import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from '
 import { Control } from '../../native/index.js'
 import { ModelError } from '../model/error.js'
 import { SequenceField } from './activity.js'
+import type { GrammarSeat } from './grammarseat.js'
+import type { GrammarThreads, Seated } from './grammarthreads.js'
 import { Learner } from './learner.js'
 import type { Emission, Ending } from './loop.js'
 import type { OpenWishes } from './open.js'
@@ -16,6 +18,8 @@ export interface EngineWishes extends Omit<OpenWishes, 'control' | 'wake' | 'log
   readonly tracePath?: string | undefined
   /** Of the time, from 0 to below 1, what sequences that draw keep while prompts are read. */
   readonly drawShare?: number | undefined
+  /** Holds answers to grammars; absent: no request may have one. They outlive the engine. */
+  readonly grammars?: GrammarThreads | undefined
 }
 
 /** A request in work: iterate it for its tokens, then read `ending`. */
@@ -80,6 +84,9 @@ export class Engine {
   readonly #control: Int32Array
   readonly #wakeWord: Int32Array
   readonly #generations = new Map<number, Generation>()
+  /** By slot, where grammars are followed. */
+  readonly #seats = new Map<number, Seated>()
+  readonly #grammars: GrammarThreads | null
   readonly #freeSlots: number[]
   readonly #queue: { request: Request; generation: Generation }[] = []
   /** Settles once the thread is gone: why it ended by itself, or null after `close`. */
@@ -113,10 +120,11 @@ export class Engine {
 
   private constructor(
     folder: string,
-    wishes: EngineWishes,
+    { grammars, ...wishes }: EngineWishes,
     private readonly log: (line: string) => void,
   ) {
     const sequences = wishes.sequences ?? 1
+    this.#grammars = grammars ?? null
     this.#control = sharedWords(Control.cancel + sequences)
     this.#wakeWord = sharedWords(1)
     this.#freeSlots = Array.from({ length: sequences }, (_, slot) => sequences - 1 - slot)
@@ -206,6 +214,9 @@ export class Engine {
     const promptTokens = request.prompt.length
     if (promptTokens === 0)
       throw new ModelError('the prompt is empty: it has no token to start from')
+    if (request.grammar !== undefined && this.#grammars === null) {
+      throw new ModelError('the engine was opened without what follows grammars')
+    }
     const drawnBefore = request.drawnBefore?.length ?? 0
     if (drawnBefore > 0 && drawnBefore >= request.maxTokens) {
       throw new ModelError(`${drawnBefore} tokens were drawn before, of ${request.maxTokens}`)
@@ -225,8 +236,26 @@ export class Engine {
       if (next === undefined) return
       Atomics.store(this.#control, Control.cancel + slot, 0)
       this.#generations.set(slot, next.generation)
-      this.#tell({ kind: 'request', slot, request: next.request })
+      this.#tell({
+        kind: 'request',
+        slot,
+        request: next.request,
+        seat: this.#sit(slot, next.request),
+      })
     }
+  }
+
+  #sit(slot: number, { grammar, maxTokens }: Request): GrammarSeat | null {
+    if (grammar === undefined || this.#grammars === null) return null
+    const { config } = this.facts
+    const seated = this.#grammars.sit(grammar.schema, config, maxTokens, this.#wakeWord)
+    this.#seats.set(slot, seated)
+    return seated.seat
+  }
+
+  #leave(slot: number): void {
+    this.#seats.get(slot)?.leave()
+    this.#seats.delete(slot)
   }
 
   #cancel(generation: Generation): void {
@@ -269,6 +298,7 @@ export class Engine {
       case 'ending': {
         const generation = this.#generations.get(message.slot)
         this.#generations.delete(message.slot)
+        this.#leave(message.slot)
         this.#freeSlots.push(message.slot)
         generation?.end(message.ending)
         this.#startQueued()
@@ -301,6 +331,7 @@ export class Engine {
       generation.end(this.#fault ?? endingOfUnstarted(request))
     }
     this.#generations.clear()
+    for (const slot of [...this.#seats.keys()]) this.#leave(slot)
     this.#queue.length = 0
   }
 }

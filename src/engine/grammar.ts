@@ -1,26 +1,24 @@
-// What may be drawn next where an answer must be JSON of a given shape: one matcher per sequence, asked
-// before each of its draws. The library behind it is WebAssembly with a face of promises; these resolve
-// within one turn of microtasks, so they are awaited between steps, never in one. A schema that the
-// library dislikes ends its memory for good, so schemas come here checked (see the server). It knows
-// ids and bytes, and nothing of steps or of HTTP.
+// What may be drawn next where an answer must be JSON of a given shape: schemas compiled for one model's
+// vocabulary, and a matcher for each sequence. The library behind it is WebAssembly with a face of promises
+// that resolve within one turn of microtasks. A schema that the library dislikes ends its memory for good,
+// and with it that of everybody in its thread; so it has threads of its own (grammarthread.ts), and
+// schemas come here checked (see the server). It knows ids and bytes, and nothing of steps or of HTTP.
 import { createRequire } from 'node:module'
 import type * as Library from '@mlc-ai/web-xgrammar'
 import { ModelError } from '../model/error.js'
 import type { ThinkingTags } from '../model/thinkingtags.js'
 import { readVocabulary } from '../model/vocabulary.js'
 
-/** What is asked; crosses to the engine's thread as it is. */
+/** What is asked for one answer. */
 export interface GrammarWish {
-  /** A JSON schema, as text. */
+  /** A JSON schema, as text, all of which the library keeps. */
   readonly schema: string
-  /** Whether properties that the schema does not name are excluded where it says nothing of others. */
-  readonly strict: boolean
   /** What may be thought before the JSON is free; null: nothing is thought. */
   readonly thinking: { readonly tags: ThinkingTags; readonly startsInside: boolean } | null
 }
 
 /** Compiled grammars that are kept; one has some hundred kilobytes. */
-const KEPT = 8
+export const grammarsKept = 8
 
 /** Grammars over one model's vocabulary. */
 export class Grammars {
@@ -29,7 +27,6 @@ export class Grammars {
   private constructor(
     private readonly library: typeof Library,
     private readonly compiler: Library.GrammarCompiler,
-    private readonly maskWords: number,
   ) {}
 
   /**
@@ -54,26 +51,26 @@ export class Grammars {
       [],
     )
     const compiler = await library.GrammarCompiler.createGrammarCompiler(info, false)
-    return new Grammars(library, compiler, Math.ceil(vocabulary / 32))
+    return new Grammars(library, compiler)
   }
 
   /** Throws what the library throws where it cannot follow the schema. */
-  async matcher(wish: GrammarWish, stopIds: readonly number[]): Promise<TokenGrammar> {
-    const compiled = await this.#compiled(wish)
-    const matcher = await this.library.GrammarMatcher.createGrammarMatcher(compiled, [...stopIds])
-    return new TokenGrammar(matcher, wish.thinking, new Uint32Array(this.maskWords))
+  async matcher(schema: string, stopIds: readonly number[]): Promise<TokenMatcher> {
+    const compiled = await this.#compiled(schema)
+    return new TokenMatcher(
+      await this.library.GrammarMatcher.createGrammarMatcher(compiled, [...stopIds]),
+    )
   }
 
-  async #compiled({ schema, strict }: GrammarWish): Promise<Library.CompiledGrammar> {
-    const key = `${strict} ${schema}`
-    const kept = this.#kept.get(key)
-    this.#kept.delete(key)
+  async #compiled(schema: string): Promise<Library.CompiledGrammar> {
+    const kept = this.#kept.get(schema)
+    this.#kept.delete(schema)
     // One line, with one space behind commas and colons: white space without end would be JSON too.
     const compiled =
-      kept ?? (await this.compiler.compileJSONSchema(schema, false, -1, [', ', ': '], strict))
-    this.#kept.set(key, compiled)
+      kept ?? (await this.compiler.compileJSONSchema(schema, false, -1, [', ', ': '], false))
+    this.#kept.set(schema, compiled)
     const [oldest] = this.#kept.keys()
-    if (this.#kept.size > KEPT && oldest !== undefined) {
+    if (this.#kept.size > grammarsKept && oldest !== undefined) {
       this.#kept.get(oldest)?.dispose()
       this.#kept.delete(oldest)
     }
@@ -81,47 +78,20 @@ export class Grammars {
   }
 }
 
-/** What one sequence may draw. */
-export class TokenGrammar {
-  #isThinking: boolean
-  #isStale = true
-  #isFirst = true
+/** Follows one answer. */
+export class TokenMatcher {
+  constructor(private readonly matcher: Library.GrammarMatcher) {}
 
-  constructor(
-    private readonly matcher: Library.GrammarMatcher,
-    private readonly thinking: GrammarWish['thinking'],
-    private readonly words: Uint32Array,
-  ) {
-    this.#isThinking = thinking?.startsInside === true
+  /** One bit for each id that may come next; none where the answer is complete. */
+  async fill(mask: Uint32Array): Promise<void> {
+    // The library must not be asked what comes after an end.
+    if (this.matcher.isTerminated()) mask.fill(0)
+    else mask.set(await this.matcher.getNextTokenBitmask())
   }
 
-  /** One bit per id; null while all may be drawn. Good after `read`. */
-  get mask(): Uint32Array | null {
-    return this.#isThinking ? null : this.words
-  }
-
-  /** Whether `read` must be called before the next draw. */
-  get isDue(): boolean {
-    return !this.#isThinking && this.#isStale
-  }
-
-  async read(): Promise<void> {
-    const bits = await this.matcher.getNextTokenBitmask()
-    this.words.set(bits)
-    // A thought may be opened, if nothing came before it.
-    const open = this.#isFirst ? (this.thinking?.tags.open ?? -1) : -1
-    if (open >= 0) this.words[open >> 5] = (this.words[open >> 5] ?? 0) | (1 << (open & 31))
-    this.#isStale = false
-  }
-
-  /** Takes a drawn token; false: the grammar excludes it. */
+  /** Takes a token; false: the grammar excludes it. */
   accept(token: number): boolean {
-    const opens = this.#isFirst && token === this.thinking?.tags.open
-    this.#isFirst = false
-    this.#isStale = true
-    if (!this.#isThinking && !opens) return this.matcher.acceptToken(token)
-    this.#isThinking = token !== this.thinking?.tags.close
-    return true
+    return !this.matcher.isTerminated() && this.matcher.acceptToken(token)
   }
 
   dispose(): void {

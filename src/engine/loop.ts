@@ -4,7 +4,7 @@
 import { Code, Control, Reason } from '../../native/index.js'
 import { RequestLog } from './activity.js'
 import { rowsOf, type Share, StepBatch } from './batch.js'
-import type { TokenGrammar } from './grammar.js'
+import type { TokenGrammar } from './grammarseat.js'
 import { KvBlocks } from './kv.js'
 import type { OpenModel } from './open.js'
 import { StepOutcome } from './outcome.js'
@@ -38,6 +38,8 @@ export interface Ending {
   readonly reason: FinishReason
   /** Why it failed, one sentence. */
   readonly message: string
+  /** True: it failed because nothing that the request allows could be drawn. */
+  readonly isBarred?: boolean | undefined
   readonly stats: RequestStats
   /** Present when the request asked for log-probabilities of its prompt, or for routing. */
   readonly scored?: Scored | undefined
@@ -135,21 +137,9 @@ export class Loop {
     this.#log.arrived(sequence)
   }
 
-  /** Whether `readGrammars` must be called before the next turn. */
-  get areGrammarsDue(): boolean {
-    return this.#schedule.sequences.some(({ grammar }) => grammar?.isDue === true)
-  }
-
-  /** Asks the grammars of all sequences what may be drawn next. */
-  async readGrammars(): Promise<void> {
-    for (const { grammar } of this.#schedule.sequences) {
-      if (grammar?.isDue === true) await grammar.read()
-    }
-  }
-
   /** One step, if anybody has work. Returns why it ended; done also when there was none. */
   turn(): Reason {
-    this.#endCancelled()
+    this.#endUnwanted()
     this.tend()
     const shares = this.#schedule.next()
     this.#isParked = shares.length === 0
@@ -162,7 +152,7 @@ export class Loop {
     this.#schedule.took(performance.now() - begin)
     if (reason === Reason.done) this.#handOut(shares)
     else if (reason !== Reason.cancelled) this.#fail(shares, this.#outcome.message)
-    this.#endCancelled()
+    this.#endUnwanted()
     return reason
   }
 
@@ -191,13 +181,17 @@ export class Loop {
         token += share.tokens
         continue
       }
+      // A draw whose mask has not come is made again, and for it the last token is read again.
+      const isMissed = share.sampled && sequence.grammar?.isReady === false
+      const read = share.tokens - (isMissed ? 1 : 0)
       this.#accountOf(sequence).sheet?.record(share, this.#outcome, row, token, tokens)
-      this.recorder?.record(sequence, this.#outcome, token, share.tokens, tokens)
+      this.recorder?.record(sequence, this.#outcome, token, read, tokens)
       row += rowsOf(share)
       token += share.tokens
-      sequence.computed += share.tokens
-      this.#log.read(sequence, share.tokens)
+      sequence.computed += read
+      this.#log.read(sequence, read)
       this.#prefixes.grow(sequence)
+      if (isMissed) continue
       if (share.sampled) this.#draw(sequence, row - 1, requests)
       else if (sequence.pending === 0) this.#end(sequence, 'length', '')
     }
@@ -207,7 +201,7 @@ export class Loop {
     const account = this.#accountOf(sequence)
     const token = this.#outcome.next[row] ?? -1
     if (token < 0) {
-      this.#end(sequence, 'failed', 'no token may be drawn: the mask and the biases exclude all')
+      this.#bar(sequence)
       return
     }
     const now = performance.now()
@@ -230,18 +224,25 @@ export class Loop {
     if (sequence.finished !== null) this.#end(sequence, sequence.finished, '')
   }
 
-  #endCancelled(): void {
+  /** Ends those that nobody wants any more, or that can draw nothing. */
+  #endUnwanted(): void {
     for (const sequence of this.#schedule.sequences) {
       const flag = Atomics.load(this.model.control, Control.cancel + sequence.slot)
       if (flag !== 0) this.#end(sequence, 'cancelled', '')
+      else if (sequence.grammar?.isRefused === true) this.#bar(sequence)
     }
+  }
+
+  #bar(sequence: Sequence): void {
+    const why = 'no token may be drawn: what the request asks for excludes all'
+    this.#end(sequence, 'failed', why, true)
   }
 
   #fail(shares: readonly Share[], message: string): void {
     for (const { sequence } of shares) this.#end(sequence, 'failed', message)
   }
 
-  #end(sequence: Sequence, reason: FinishReason, message: string): void {
+  #end(sequence: Sequence, reason: FinishReason, message: string, isBarred = false): void {
     const { stats, sheet, usage } = this.#accountOf(sequence)
     if (usage !== null && stats.completionTokens > 1)
       stats.decode = usageBetween(usage, readUsage(this.model.counters))
@@ -250,13 +251,12 @@ export class Loop {
     kv[KvFigure.hitTokens] = (kv[KvFigure.hitTokens] ?? 0) + sequence.cached
     kv[KvFigure.queryTokens] = (kv[KvFigure.queryTokens] ?? 0) + sequence.reusable
     this.#schedule.remove(sequence)
-    sequence.grammar?.dispose()
     this.#log.ended(sequence, reason)
     this.#countBlocks()
     this.recorder?.end(sequence)
     this.#accounts.delete(sequence)
     const scored = sheet?.finish()
-    this.listener.onEnding(sequence.slot, { reason, message, stats, scored })
+    this.listener.onEnding(sequence.slot, { reason, message, isBarred, stats, scored })
   }
 
   #countBlocks(): void {

@@ -3,6 +3,7 @@ import type { MessagePort } from 'node:worker_threads'
 import type { ModelConfig } from '../model/config.js'
 import type { ForecastMemory } from '../prefetch/forecast.js'
 import type { ExpertPlan } from './budget.js'
+import type { GrammarSeat } from './grammarseat.js'
 import type { MemoryPlan } from './layout.js'
 import type { Emission, Ending } from './loop.js'
 import type { OpenWishes } from './open.js'
@@ -48,7 +49,13 @@ export interface WorkerData {
 }
 
 export type ToWorker =
-  | { readonly kind: 'request'; readonly slot: number; readonly request: Request }
+  | {
+      readonly kind: 'request'
+      readonly slot: number
+      readonly request: Request
+      /** Where its grammar is followed; null: it has none. */
+      readonly seat: GrammarSeat | null
+    }
   | { readonly kind: 'close' }
 
 export type FromWorker =

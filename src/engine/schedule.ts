@@ -64,7 +64,7 @@ export class Schedule {
     const shares: Share[] = []
     let room = this.stepTokens
     for (const sequence of this.#running) {
-      if (sequence.pending !== 1 || room < 1) continue
+      if (sequence.pending !== 1 || room < 1 || sequence.grammar?.isLate === true) continue
       shares.push(shareOf(sequence, 1))
       room -= 1
     }

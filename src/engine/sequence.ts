@@ -1,6 +1,7 @@
 // One request's tokens, from prompt to last draw. It knows when it is finished and why; it knows
 // nothing of other sequences, of steps or of text.
-import type { GrammarWish, TokenGrammar } from './grammar.js'
+import type { GrammarWish } from './grammar.js'
+import type { TokenGrammar } from './grammarseat.js'
 import type { PrefixNode } from './prefix.js'
 import type { Sampling } from './sampling.js'
 import { type ThinkingLimit, ThinkingWatch } from './thinkinglimit.js'
@@ -95,9 +96,12 @@ export class Sequence {
     this.computed = Math.max(this.computed, count)
   }
 
-  /** One bit per vocabulary id that the next draw may give; undefined: all may. */
+  /**
+   * One bit per vocabulary id that the next draw may give; undefined: all may. Those of a grammar are known
+   * once they are taken from it.
+   */
   get allowed(): Uint32Array | undefined {
-    return this.grammar?.mask ?? this.request.allowed
+    return this.grammar?.isFree === false ? this.grammar.words : this.request.allowed
   }
 
   /** Whether reading `count` more tokens ends in a draw. */
@@ -110,8 +114,8 @@ export class Sequence {
     this.tokens[this.length] = token
     this.length += 1
     this.#thinking?.accept(token)
-    if (this.grammar?.accept(token) === false) this.finished = 'failed'
-    else if (this.request.stopIds.includes(token)) this.finished = 'stop'
+    if (this.request.stopIds.includes(token)) this.finished = 'stop'
     else if (this.drawn >= this.request.maxTokens) this.finished = 'length'
+    if (this.finished === null) this.grammar?.accept(token)
   }
 }

@@ -40,6 +40,12 @@ export interface Stage {
   readonly counters: Float64Array
 }
 
+/** A batch of which something may come while it is computed. */
+export interface LateBatch extends Batch {
+  /** Asked when all layers are computed: masks in place of those of the beginning; null: the same. */
+  lateMasks?(): Uint32Array | null
+}
+
 /** While no slot can be had, the device is asked again at least this often, so that a cancel counts. */
 const waitMs = 20
 
@@ -47,7 +53,7 @@ const waitMs = 20
  * Runs a batch to its end and fills `outcome`. Returns Reason.done, or why there are no results:
  * cancelled, failed (outcome.message says why), or lost.
  */
-export function step(stage: Stage, batch: Batch, outcome: Outcome): Reason {
+export function step(stage: Stage, batch: LateBatch, outcome: Outcome): Reason {
   const { device, ahead, stop } = stage
   const tokens = tokensOf(batch)
   ahead?.begin(batch, tokens)
@@ -71,7 +77,8 @@ export function step(stage: Stage, batch: Batch, outcome: Outcome): Reason {
   }
   if (reason !== Reason.lost) learn(stage, 0)
   ahead?.end()
-  return device.sample(id, outcome)
+  const masks = reason === Reason.done ? batch.lateMasks?.() : null
+  return device.sample(id, outcome, masks ?? undefined)
 }
 
 /** Orders what a layer misses; returns where its experts lie or will lie. */

@@ -6,20 +6,18 @@ import { receiveMessageOnPort, workerData } from 'node:worker_threads'
 import { probe, Reason } from '../../native/index.js'
 import { ModelError } from '../model/error.js'
 import { inventory } from '../model/inventory.js'
-import { Grammars, type TokenGrammar } from './grammar.js'
+import { TokenGrammar } from './grammarseat.js'
 import { type Listener, Loop } from './loop.js'
 import { type OpenModel, openModel } from './open.js'
 import { writeProfile } from './profilefile.js'
 import type { EngineFacts, FromWorker, ToWorker, WorkerData } from './protocol.js'
 import { TraceRecorder } from './recorder.js'
-import type { Request } from './sequence.js'
-import { newRequestStats } from './stats.js'
 
 const { folder, wishes, tracePath, drawShare, control, wake, port } = workerData as WorkerData
 
 /** How often slots that wait to be filled are looked after while nobody asks for anything. */
 const warmingMs = 5
-/** How often a sequence that waits for its KV is asked whether it still wants it. */
+/** How often a sequence that waits for its KV or its grammar is asked whether it still wants it. */
 const parkedMs = 20
 /** Steps after which the forecast learns anew. */
 const stepsPerLesson = 32
@@ -72,53 +70,28 @@ function record({ checkpoint, kept }: OpenModel): TraceRecorder | null {
 }
 
 /** Takes every message that has arrived; returns whether the thread shall go on. */
-async function drain(loop: Loop, grammarOf: GrammarMaker): Promise<boolean> {
+function drain(loop: Loop): boolean {
   for (;;) {
     const received: { message: ToWorker } | undefined = receiveMessageOnPort(port)
     if (received === undefined) return true
     const { message } = received
     if (message.kind === 'close') return false
-    const { slot, request } = message
-    try {
-      loop.add(slot, request, request.grammar === undefined ? null : await grammarOf(request))
-    } catch (error) {
-      if (request.grammar === undefined) throw error
-      // It was tried elsewhere before, so what is wrong is this thread's library: it begins anew.
-      const told = 'the grammar of the answer could not be made'
-      const stats = newRequestStats(request.prompt.length)
-      send({ kind: 'ending', slot, ending: { reason: 'failed', message: told, stats } })
-    }
+    const { slot, request, seat } = message
+    const thinking = request.grammar?.thinking ?? null
+    loop.add(slot, request, seat === null ? null : new TokenGrammar(seat, thinking))
   }
 }
 
-type GrammarMaker = (request: Request) => Promise<TokenGrammar | null>
-
-/** Makes the grammars of requests; the library is loaded for the first of them. */
-function grammarMaker({ checkpoint }: OpenModel): GrammarMaker {
-  let grammars: Grammars | null = null
-  return async ({ grammar, stopIds }) => {
-    if (grammar === undefined) return null
-    grammars ??= await Grammars.open(checkpoint.folder, checkpoint.config.vocabulary)
-    try {
-      return await grammars.matcher(grammar, stopIds)
-    } catch (error) {
-      grammars = null
-      throw error
-    }
-  }
-}
-
-async function serve(model: OpenModel, recorder: TraceRecorder | null): Promise<void> {
+function serve(model: OpenModel, recorder: TraceRecorder | null): void {
   const listener: Listener = {
     onToken: (slot, emission) => send({ kind: 'token', slot, emission }),
     onEnding: (slot, ending) => send({ kind: 'ending', slot, ending }),
   }
   const loop = new Loop(model, listener, recorder, drawShare)
-  const grammarOf = grammarMaker(model)
   let steps = 0
   for (;;) {
     const seen = Atomics.load(wake, 0)
-    if (!(await drain(loop, grammarOf))) {
+    if (!drain(loop)) {
       loop.endAll('cancelled', '')
       return
     }
@@ -128,7 +101,6 @@ async function serve(model: OpenModel, recorder: TraceRecorder | null): Promise<
       Atomics.wait(wake, 0, seen, isWarming ? warmingMs : undefined)
       continue
     }
-    if (loop.areGrammarsDue) await loop.readGrammars()
     const reason = loop.turn()
     if (loop.isParked) {
       Atomics.wait(wake, 0, seen, parkedMs)
@@ -159,7 +131,7 @@ if (opened !== null) {
   const { model, recorder } = opened
   send({ kind: 'ready', facts: factsOf(model) })
   try {
-    await serve(model, recorder)
+    serve(model, recorder)
     keep(() => recorder?.close())
   } catch (error) {
     // A trace that cannot be written any more, on a full disk for instance.

@@ -24,10 +24,10 @@ export async function answer(
   { signal, leave }: Admission,
 ): Promise<TokenUsage> {
   const { format = null } = wishes
-  const grammar = format === null ? null : await service.grammars.tried(format, facts.config)
+  const schema = format === null ? null : await service.grammars.tried(format, facts.config)
   signal.throwIfAborted()
   return deliver(service, reply, {
-    choices: choicesOf(prompts, wishes, facts, service.thinking, grammar),
+    choices: choicesOf(prompts, wishes, facts, service.thinking, schema),
     form,
     isStreamed: wishes.body.stream === true,
     signal,

@@ -20,6 +20,8 @@ export interface CallReading {
   readonly names: readonly string[]
   /** What of the first call the prompt says already. */
   readonly begun: string
+  /** What of it follows by itself where the answer ends with a token that ends it. */
+  readonly ended: string
   /** Whether the answer ends with its first call. */
   readonly isSingle: boolean
 }

@@ -8,7 +8,7 @@ import { EventStream } from './eventstream.js'
 import type { Ended, Form, TokenUsage, Told, WireEvent } from './form.js'
 import type { Watch } from './metrics.js'
 import { AnswerReader, type Delta } from './reader.js'
-import { Refusal } from './refusal.js'
+import { barred, Refusal } from './refusal.js'
 import type { Service } from './service.js'
 
 /** How a request is answered. */
@@ -153,8 +153,9 @@ async function readThrough(
   }
   for (const delta of reader.end()) await onDelta(delta)
   if (reader.isStopped) generation.cancel()
-  const { reason, message, stats } = await generation.ending
+  const { reason, message, isBarred, stats } = await generation.ending
   run.cachedTokens = stats.cachedTokens
+  if (reason === 'failed' && isBarred === true) throw barred(message)
   // Which file cannot be read is said, where it lies is not.
   if (reason === 'failed')
     throw new Refusal(500, message.replaceAll(`${folder}/`, ''), { mayRetry: false })

@@ -8,6 +8,7 @@ import type { Sampling } from '../engine/sampling.js'
 import type { Request } from '../engine/sequence.js'
 import type { ThinkingLimit } from '../engine/thinkinglimit.js'
 import type { ThinkingTags } from '../model/thinkingtags.js'
+import { formatOf, mayCall } from './formats.js'
 import type { FormatWish } from './grammars.js'
 import type { Prompt } from './prompts.js'
 import type { Reading } from './reader.js'
@@ -81,7 +82,7 @@ export function chatWishes(body: ChatBody): Wishes {
     maxTokensField: isNew ? 'max_completion_tokens' : 'max_tokens',
     topLogprobs: logprobs === true ? (top ?? 0) : null,
     thinking: thinkingWishOf(body),
-    format: formatOf(body),
+    format: formatOf(body.response_format, 'response_format', mayCall(body)),
   }
 }
 
@@ -136,6 +137,7 @@ export function completionWishes(body: CompletionBody): Wishes {
     maxTokensField: 'max_tokens',
     topLogprobs: body.logprobs ?? null,
     thinking: anyThinking,
+    format: formatOf(body.response_format, 'response_format', false),
   }
 }
 
@@ -145,11 +147,12 @@ export function choicesOf(
   wishes: Wishes,
   facts: Bounds,
   means: ThinkingMeans,
-  shape: GrammarWish | null = null,
+  schema: string | null = null,
 ): Choice[] {
   const { body } = wishes
-  if (shape !== null && body.ignore_eos === true) {
-    throw badRequest('ignore_eos does not go with response_format: JSON has an end', 'ignore_eos')
+  const isHeld = schema !== null || prompts.some(({ callSchema }) => callSchema !== null)
+  if (isHeld && body.ignore_eos === true) {
+    throw badRequest('ignore_eos does not go with a format: JSON has an end', 'ignore_eos')
   }
   const count = body.n ?? 1
   const seed = BigInt(body.seed ?? wishes.seed ?? randomInt(2 ** 32))
@@ -160,7 +163,7 @@ export function choicesOf(
     checkTokens(prompt.tokens, facts)
     const maxTokens = roomFor(prompt.tokens, wishes, facts)
     const thinking = limitOf(prompt, wishes.thinking, means)
-    const grammar = shape === null ? undefined : grammarOf(shape, prompt, means)
+    const grammar = grammarOf(schema, prompt, means)
     return Array.from({ length: count }, (_, nth) => ({
       index: at * count + nth,
       request: {
@@ -179,38 +182,22 @@ export function choicesOf(
   })
 }
 
-/** Thinking comes first and is free, where it can be told from the answer. */
-function grammarOf(shape: GrammarWish, { thinking }: Prompt, { tags }: ThinkingMeans): GrammarWish {
-  if (thinking === null) return shape
-  if (tags !== null) return { ...shape, thinking: { tags, startsInside: thinking.startsInside } }
-  if (!thinking.startsInside) return shape
+/** Thinking comes first and is free, where it can be told from the answer; before a call none comes. */
+function grammarOf(
+  schema: string | null,
+  { thinking, callSchema }: Prompt,
+  { tags }: ThinkingMeans,
+): GrammarWish | undefined {
+  if (callSchema !== null) return { schema: callSchema, thinking: null }
+  if (schema === null) return undefined
+  if (thinking === null) return { schema, thinking }
+  if (tags !== null) return { schema, thinking: { tags, startsInside: thinking.startsInside } }
+  if (!thinking.startsInside) return { schema, thinking: null }
   throw badRequest(
-    'response_format is not supported while this model thinks: it has no tokens for the tags of thinking',
-    'response_format',
+    'a format is not supported while this model thinks: it has no tokens for the tags of thinking',
+    null,
     'unsupported_parameter',
   )
-}
-
-/** Null: any text. */
-function formatOf({
-  response_format: format,
-  tools,
-  tool_choice: choice,
-}: ChatBody): FormatWish | null {
-  if ((format ?? null) === null || format?.type === 'text') return null
-  if ((tools ?? []).length > 0 && choice !== 'none') {
-    throw badRequest(
-      'response_format does not go with tools: a call is no such JSON',
-      'response_format',
-    )
-  }
-  if (format?.type !== 'json_schema') {
-    const anyObject = { type: 'object', additionalProperties: true }
-    return { schema: anyObject, strict: false, field: 'response_format' }
-  }
-  const { schema, strict } = format.json_schema
-  const field = 'response_format.json_schema.schema'
-  return { schema: schema ?? { type: 'object' }, strict: strict === true, field }
 }
 
 function checkTokens(tokens: Int32Array, { config }: Bounds): void {

@@ -1,6 +1,7 @@
 // What went wrong with a request becomes what its client is told: a refusal as it is, a fault of the
 // request in our words, a fault of ours as no more than that, with its place in the log.
 import type { FastifyError, FastifyReply } from 'fastify'
+import { refuseUnread } from './oversize.js'
 import { badRequest, Refusal } from './refusal.js'
 
 export const BODY_BYTES_MAX = 8 * 2 ** 20
@@ -24,7 +25,9 @@ export function sendError(
     reply.status(500).send(shapeOf(new Refusal(500, 'internal error')))
     return
   }
-  reply.status(refusal.status).headers(refusal.headers).send(shapeOf(refusal))
+  const { status, headers } = refusal
+  if (status === 413) refuseUnread(reply, status, headers, JSON.stringify(shapeOf(refusal)))
+  else reply.status(status).headers(headers).send(shapeOf(refusal))
 }
 
 /** What a client is told; null: the fault is ours. */

@@ -1,67 +1,64 @@
-// The shape in which an answer is wanted, tried before the engine is asked for it: its keywords and size
-// here, its compiling in a thread that can be ended. Schemas that passed are remembered, a few.
+// The JSON that an answer must be, tried before the engine is asked for it: its words here, its compiling in
+// a thread that can be ended. What was compiled is what the answer is then held to. Schemas that passed are
+// remembered, a few.
 import { LRUCache } from 'lru-cache'
-import { Piscina } from 'piscina'
-import type { GrammarWish } from '../engine/grammar.js'
-import type { ModelConfig } from '../model/config.js'
-import { objectionTo } from './jsonschema.js'
+import type { GrammarModel, GrammarThreads } from '../engine/grammarthreads.js'
+import { callWishOf, type HeldCall } from './heldcall.js'
+import { heldSchema, type Schema } from './jsonschema.js'
 import { badRequest, Refusal } from './refusal.js'
+import type { Toolset } from './tools.js'
 
 /** A format as a request has it. */
 export interface FormatWish {
-  readonly schema: Readonly<Record<string, unknown>>
-  readonly strict: boolean
+  readonly schema: Schema
   /** The field that said so, for refusals. */
   readonly field: string
 }
 
-/** Most of it is for the thread's start; the engine's thread will compile as long, once. */
-const PATIENCE_MS = 5_000
 const QUEUE = 16
 const REMEMBERED = 64
 
 export class GrammarTrials {
-  readonly #passed = new LRUCache<string, true>({ max: REMEMBERED })
-  #pool: Piscina<GrammarWish, string | null> | null = null
+  /** By the schema as it was asked, the one that is held to. */
+  readonly #passed = new LRUCache<string, string>({ max: REMEMBERED })
 
-  constructor(private readonly folder: string) {}
+  constructor(readonly threads: GrammarThreads) {}
 
-  /** The wish as the engine takes it. Throws a Refusal where it cannot be followed. */
-  async tried({ schema, strict, field }: FormatWish, config: ModelConfig): Promise<GrammarWish> {
-    const fault = objectionTo(schema)
-    if (fault !== null) throw badRequest(`${field} ${fault}`, field)
-    const wish = { schema: JSON.stringify(schema), strict, thinking: null }
-    const key = `${strict} ${wish.schema}`
-    if (this.#passed.get(key) === true) return wish
-    const failure = await this.#run(wish, field, config)
+  /** The schema as the engine takes it. Throws a Refusal where it cannot be followed. */
+  async tried({ schema, field }: FormatWish, model: GrammarModel): Promise<string> {
+    const key = JSON.stringify(schema)
+    const passed = this.#passed.get(key)
+    if (passed !== undefined) return passed
+    const held = heldSchema(schema)
+    if (typeof held === 'string') throw badRequest(`${field} ${held}`, field)
+    if (this.threads.trying >= QUEUE) {
+      throw new Refusal(429, 'too many schemas wait to be compiled', { retryAfterSeconds: 1 })
+    }
+    const text = JSON.stringify(held)
+    const failure = await this.threads.tried(text, model)
     if (failure !== null) throw badRequest(`${field} ${failure}`, field)
-    this.#passed.set(key, true)
-    return wish
+    this.#passed.set(key, text)
+    return text
+  }
+
+  /**
+   * The call that must be made, held to the parameters of its tool; null where none must, or where they
+   * cannot be followed and no tool is strict. Throws a Refusal.
+   */
+  async call(tools: Toolset | null, model: GrammarModel): Promise<HeldCall | null> {
+    const wish = tools === null ? null : callWishOf(tools)
+    if (wish === null) return null
+    try {
+      const schema = await this.tried({ schema: wish.schema, field: 'tools' }, model)
+      return { begun: wish.begun, ended: wish.ended, schema }
+    } catch (error) {
+      const isStrict = tools?.tools.some((tool) => tool.isStrict) === true
+      if (error instanceof Refusal && error.status === 400 && !isStrict) return null
+      throw error
+    }
   }
 
   async close(): Promise<void> {
-    await this.#pool?.destroy()
-  }
-
-  async #run(wish: GrammarWish, field: string, config: ModelConfig): Promise<string | null> {
-    this.#pool ??= new Piscina<GrammarWish, string | null>({
-      filename: new URL('./grammarworker.js', import.meta.url).href,
-      workerData: { folder: this.folder, vocabulary: config.vocabulary, stopIds: config.eosIds },
-      minThreads: 0,
-      maxThreads: 1,
-      idleTimeout: Number.POSITIVE_INFINITY,
-      maxQueue: QUEUE,
-      execArgv: [],
-    })
-    const patience = AbortSignal.timeout(PATIENCE_MS)
-    try {
-      return await this.#pool.run(wish, { signal: patience })
-    } catch (error) {
-      if (patience.aborted) throw badRequest(`${field} takes too long to compile`, field)
-      if (error instanceof Error && error.message === 'Task queue is at limit') {
-        throw new Refusal(429, 'too many schemas wait to be compiled', { retryAfterSeconds: 1 })
-      }
-      throw error
-    }
+    await this.threads.close()
   }
 }

@@ -5,6 +5,8 @@ import { flag, whole } from '../model/fields.js'
 import { isRecord } from '../model/json.js'
 import type { Message } from '../model/template.js'
 import type { Wishes } from './draw.js'
+import { bareFormatOf, outputFormat } from './formats.js'
+import type { FormatWish } from './grammars.js'
 import type { Chat } from './prompts.js'
 import { badRequest } from './refusal.js'
 import {
@@ -56,6 +58,7 @@ const tool = z.object(
     name: toolName(),
     description: text().nullish(),
     input_schema: record('a JSON schema, an object'),
+    strict: flag().nullish(),
   },
   'must be an object',
 )
@@ -78,6 +81,8 @@ const messagesShape = z.object({
       'must be an object',
     )
     .nullish(),
+  output_format: outputFormat.nullish(),
+  output_config: z.object({ format: outputFormat.nullish() }, 'must be an object').nullish(),
   tools: z.array(tool, 'must be a list of tools').nullish(),
   tool_choice: z
     .object(
@@ -95,7 +100,7 @@ export type MessagesBody = z.output<typeof messagesShape>
 /** Of a body that is only to be counted, the length of the answer may be left out. */
 const countedShape = messagesShape.extend({ max_tokens: messagesShape.shape.max_tokens.nullish() })
 
-const refused = ['container', 'mcp_servers', 'output_format'] as const
+const refused = ['container', 'mcp_servers'] as const
 
 /** Throws a Refusal that names the field. */
 export function parsedMessages(value: unknown): MessagesBody {
@@ -113,10 +118,6 @@ function refuseFields(value: unknown): void {
   for (const field of refused) {
     if ((value[field] ?? null) !== null) throw unsupported(field, 'this server has no such thing')
   }
-  const { output_config: output } = value
-  if (isRecord(output) && (output.format ?? null) !== null) {
-    throw unsupported('output_config.format', 'this server cannot hold the model to a format')
-  }
 }
 
 export function messagesWishes(body: MessagesBody): Wishes {
@@ -131,7 +132,17 @@ export function messagesWishes(body: MessagesBody): Wishes {
       budget: type === 'enabled' ? (budget ?? null) : null,
       field: 'thinking.budget_tokens',
     },
+    format: messagesFormat(body),
   }
+}
+
+/** The newer name goes first. */
+function messagesFormat(body: MessagesBody): FormatWish | null {
+  const mayBeCall = (body.tools ?? []).length > 0 && body.tool_choice?.type !== 'none'
+  const named = body.output_config?.format ?? null
+  return named === null
+    ? bareFormatOf(body.output_format, 'output_format', mayBeCall)
+    : bareFormatOf(named, 'output_config.format', mayBeCall)
 }
 
 /** The chat that the blocks stand for. Throws a Refusal that names the block at fault. */

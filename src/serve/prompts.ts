@@ -5,6 +5,7 @@
 import { Piscina } from 'piscina'
 import type { Message } from '../model/template.js'
 import type { CallReading } from './calls.js'
+import type { HeldCall } from './heldcall.js'
 import type { PromptResult, PromptSource, PromptTask } from './promptworker.js'
 import { badRequest, Refusal } from './refusal.js'
 import { callReadingOf, type Toolset, templateTool } from './tools.js'
@@ -32,6 +33,13 @@ export interface Prompt {
   readonly thinking: { readonly startsInside: boolean } | null
   /** Null: nothing of the answer is a call. */
   readonly calls: CallReading | null
+  /** The schema that a call which was begun is held to; null: none was, or it is not held. */
+  readonly callSchema: string | null
+}
+
+/** Tokens that are continued as they are. */
+export function rawPrompt(tokens: Int32Array): Prompt {
+  return { tokens, thinking: null, calls: null, callSchema: null }
 }
 
 const THREADS = 2
@@ -57,22 +65,30 @@ export class Prompts {
     })
   }
 
-  /** The prompt that makes the model answer. Throws a Refusal, also where the signal has been raised. */
-  async ofChat(chat: Chat, contextTokens: number, signal: AbortSignal): Promise<Prompt> {
+  /**
+   * The prompt that makes the model answer, `held`: with a call of these. Throws a Refusal, also where the
+   * signal has been raised.
+   */
+  async ofChat(
+    chat: Chat,
+    contextTokens: number,
+    signal: AbortSignal,
+    held: HeldCall | null = null,
+  ): Promise<Prompt> {
     const { messages, thinking, extra } = chat
-    const calls = chat.tools === null ? null : callReadingOf(chat.tools)
+    const calls = chat.tools === null ? null : callReadingOf(chat.tools, held)
     const begun = calls?.begun ?? ''
     const tools = chat.tools?.tools.map(templateTool) ?? []
     const source = { kind: 'chat', messages, tools, begun, thinking, extra } as const
     const { tokens, startsInside } = await this.#make(source, contextTokens, signal, 'messages')
-    return { tokens, thinking: { startsInside }, calls }
+    return { tokens, thinking: { startsInside }, calls, callSchema: held?.schema ?? null }
   }
 
   /** Raw text as it is. */
   async ofText(text: string, contextTokens: number, signal: AbortSignal): Promise<Prompt> {
     const source = { kind: 'text', text } as const
     const { tokens } = await this.#make(source, contextTokens, signal, 'prompt')
-    return { tokens, thinking: null, calls: null }
+    return rawPrompt(tokens)
   }
 
   async close(): Promise<void> {

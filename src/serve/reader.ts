@@ -45,6 +45,7 @@ export class AnswerReader {
   readonly #calls: CallFinder | null
   readonly #finder: StopFinder
   readonly #stopIds: readonly number[]
+  readonly #ended: string
   /** Tags of calls that the tokenizer counts among its control tokens: they have a text here. */
   readonly #tags = new Map<number, string>()
   #kind: TextPiece['kind'] | null = null
@@ -56,6 +57,8 @@ export class AnswerReader {
   #givenLength = 0
   #tokens = 0
   #reasoningTokens = 0
+  /** What follows the last draw by itself. */
+  #following = ''
 
   constructor(tokenizer: Tokenizer, reading: Reading) {
     this.#stream = new TextStream(tokenizer)
@@ -63,6 +66,7 @@ export class AnswerReader {
     this.#calls = reading.calls === null ? null : new CallFinder(reading.calls)
     this.#finder = new StopFinder(reading.stops)
     this.#stopIds = reading.stopIds
+    this.#ended = reading.calls?.ended ?? ''
     for (const tag of reading.calls === null ? [] : [CALL_OPEN, CALL_CLOSE]) {
       const id = tokenizer.idOf(tag)
       if (id !== null && tokenizer.isSpecial(id)) this.#tags.set(id, tag)
@@ -94,7 +98,10 @@ export class AnswerReader {
 
   push(emission: Emission): Delta[] {
     this.#tokens += 1
-    if (this.#stopIds.includes(emission.token)) return []
+    if (this.#stopIds.includes(emission.token)) {
+      this.#following = this.#ended
+      return []
+    }
     const text = this.#stream.push(emission.token) + (this.#tags.get(emission.token) ?? '')
     this.#undecided.push({ emission, text })
     if (this.#splitter !== null) return this.#take(this.#splitter.push(text))
@@ -103,7 +110,7 @@ export class AnswerReader {
 
   /** The sequence is over: returns what was held back. */
   end(): Delta[] {
-    const rest = this.#stream.end()
+    const rest = this.#stream.end() + this.#following
     const pieces = this.#splitter?.push(rest) ?? (rest === '' ? [] : [{ kind: 'text', text: rest }])
     const deltas = this.#take([...pieces, ...(this.#splitter?.end() ?? [])])
     if (this.#kind === 'reasoning') {

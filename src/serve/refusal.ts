@@ -43,6 +43,11 @@ export function badRequest(message: string, param: string | null = null, code?: 
   return new Refusal(400, message, { param, code: code ?? null })
 }
 
+/** What the request asks for left nothing to draw, at some place of its answer. */
+export function barred(message: string): Refusal {
+  return new Refusal(400, message, { code: 'nothing_to_draw', mayRetry: false })
+}
+
 export function unavailable(message: string, retryAfterSeconds: number): Refusal {
   return new Refusal(503, message, { code: 503, retryAfterSeconds })
 }

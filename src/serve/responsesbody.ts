@@ -6,6 +6,7 @@ import { flag, oneOf, whole } from '../model/fields.js'
 import { isRecord } from '../model/json.js'
 import type { Message } from '../model/template.js'
 import { anyThinking, type Wishes } from './draw.js'
+import { bareFormatOf, mayCall, textFormat } from './formats.js'
 import { type Chat, effortWishes } from './prompts.js'
 import {
   choiceWords,
@@ -59,6 +60,7 @@ const tool = z.object(
     name: toolName(),
     description: text().nullish(),
     parameters: record('a JSON schema, an object').nullish(),
+    strict: flag().nullish(),
   },
   'must be an object',
 )
@@ -81,7 +83,7 @@ const responsesShape = z.object({
   top_logprobs: whole(0, TOP_LOGPROBS_MAX).nullish(),
   include: z.array(text(), 'must be a list').nullish(),
   reasoning: z.object({ effort: effort.nullish() }, 'must be an object').nullish(),
-  text: z.object({ format: record('an object').nullish() }, 'must be an object').nullish(),
+  text: z.object({ format: textFormat.nullish() }, 'must be an object').nullish(),
   tools: z.array(tool, 'must be a list of tools').nullish(),
   tool_choice: toolChoice.nullish(),
   parallel_tool_calls: flag().nullish(),
@@ -104,10 +106,6 @@ export function parsedResponses(value: unknown): ResponsesBody {
   }
   const body = parsed(responsesShape, value)
   if (body.background === true) throw unsupported('background', 'this server keeps no responses')
-  const { type = 'text' } = body.text?.format ?? {}
-  if (type !== 'text') {
-    throw unsupported('text.format', 'this server cannot hold the model to a format')
-  }
   return body
 }
 
@@ -120,6 +118,7 @@ export function responsesWishes(body: ResponsesBody): Wishes {
     maxTokensField: 'max_output_tokens',
     topLogprobs: areIncluded || top > 0 ? top : null,
     thinking: anyThinking,
+    format: bareFormatOf(body.text?.format, 'text.format', mayCall(body)),
   }
 }
 

@@ -204,7 +204,7 @@ function echoOf(body: ResponsesBody): object {
     tool_choice: body.tool_choice ?? 'auto',
     parallel_tool_calls: body.parallel_tool_calls ?? true,
     reasoning: { effort: body.reasoning?.effort ?? null, summary: null },
-    text: { format: { type: 'text' } },
+    text: { format: body.text?.format ?? { type: 'text' } },
     truncation: 'disabled',
     background: false,
     store: false,

@@ -6,6 +6,7 @@ import { z } from 'zod'
 import { shown } from '../model/error.js'
 import { atLeast, flag, oneOf, real, valueAt, whole } from '../model/fields.js'
 import { isRecord } from '../model/json.js'
+import { responseFormat } from './formats.js'
 import { badRequest } from './refusal.js'
 
 const CHOICES_MAX = 128
@@ -136,6 +137,7 @@ const tool = z.object(
         name: toolName(),
         description: text().nullish(),
         parameters: record('a JSON schema, an object').nullish(),
+        strict: flag().nullish(),
       },
       'must be an object',
     ),
@@ -181,25 +183,8 @@ export const effort = z.enum(efforts, `must be one of ${efforts.join(', ')}`)
 /** Tokens that may be thought; -1: as many as the model likes. */
 export const thinkingBudget = whole(-1, 2 ** 30)
 
-/** An answer's shape, as OpenAI has it; what of a schema can be followed is told elsewhere. */
-const format = z.discriminatedUnion(
-  'type',
-  [
-    z.object({ type: z.literal('text') }),
-    z.object({ type: z.literal('json_object') }),
-    z.object({
-      type: z.literal('json_schema'),
-      json_schema: z.object(
-        { schema: record('a JSON schema, an object').nullish(), strict: flag().nullish() },
-        'must be an object',
-      ),
-    }),
-  ],
-  'must be an object whose type is text, json_object or json_schema',
-)
-
 export const chatBody = z.object({
-  response_format: format.nullish(),
+  response_format: responseFormat.nullish(),
   ...drawing,
   messages,
   max_completion_tokens: whole(1, 2 ** 30).nullish(),
@@ -243,6 +228,7 @@ const prompt = z.custom<string | string[] | number[] | number[][]>(
 export const completionBody = z.object({
   ...drawing,
   prompt,
+  response_format: responseFormat.nullish(),
   logprobs: whole(0, TOP_LOGPROBS_MAX).nullish(),
 })
 export type CompletionBody = z.output<typeof completionBody>
@@ -272,7 +258,7 @@ const refused: readonly (readonly [
   [
     'response_format',
     (value) => !isRecord(value) || value.type !== 'text',
-    'this route cannot hold the model to a format; /v1/chat/completions can',
+    'this route has another name for it: text.format in responses, output_format in messages',
   ],
   ['functions', () => true, 'tools is the newer name'],
   ['audio', () => true, 'this model gives text only'],

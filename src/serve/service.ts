@@ -3,6 +3,7 @@
 // nothing of its text.
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Engine } from '../engine/engine.js'
+import { GrammarThreads } from '../engine/grammarthreads.js'
 import type { EngineFacts } from '../engine/protocol.js'
 import { thinkingTagsOf } from '../model/thinkingtags.js'
 import type { Tokenizer } from '../model/tokenizer.js'
@@ -38,7 +39,8 @@ export interface ServiceWishes {
   readonly showsText?: boolean | undefined
   /** Of the drive, bytes per second; absent: it is not known. */
   readonly ceiling?: number | undefined
-  readonly open: () => Promise<Engine>
+  /** Opens the model; answers are held to grammars by the threads that it is given. */
+  readonly open: (grammars: GrammarThreads) => Promise<Engine>
   readonly log: (line: string) => void
 }
 
@@ -60,7 +62,9 @@ export interface Service extends ServiceWishes {
 /** The parts of a service; the model is opened later. */
 export function newService(wishes: ServiceWishes): Service {
   const streams = wishes.showsText === true ? new Streams(wishes.tokenizer) : null
-  const keeper = new Keeper(wishes.open, wishes.log, (engine) => {
+  const grammars = new GrammarThreads(wishes.folder)
+  const open = () => wishes.open(grammars)
+  const keeper = new Keeper(open, wishes.log, (engine) => {
     streams?.forget()
     if (streams !== null) engine.onToken = (number, token) => streams.drew(number, token)
   })
@@ -73,7 +77,7 @@ export function newService(wishes: ServiceWishes): Service {
     gate,
     thinking: { tags: thinkingTagsOf(wishes.tokenizer), budget: wishes.reasoningBudget },
     prompts: new Prompts(wishes.folder),
-    grammars: new GrammarTrials(wishes.folder),
+    grammars: new GrammarTrials(grammars),
     metrics: new Metrics(gate, keeper),
     shutdown: new AbortController(),
   }

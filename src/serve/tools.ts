@@ -1,8 +1,10 @@
 // The tools that a client offers and which of them the model shall call, in one form for all families of
 // routes; and how the checkpoint's template is shown them. A call that must be made is begun in the
-// prompt, so that the model can only go on with it. It knows no engine and no wire format.
+// prompt, so that the model can only go on with it, held to its schema where that can be followed
+// (heldcall.ts). It knows no engine and no wire format.
 import { isRecord } from '../model/json.js'
 import { CALL_OPEN, type Call, type CallReading, parsedOrNull } from './calls.js'
+import type { HeldCall } from './heldcall.js'
 import { badRequest } from './refusal.js'
 
 const TOOLS_MAX = 128
@@ -12,6 +14,8 @@ export interface Tool {
   readonly description?: string | undefined
   /** A JSON schema. */
   readonly parameters: Readonly<Record<string, unknown>>
+  /** Whether a call that must be made has to keep to it, or be refused. */
+  readonly isStrict: boolean
 }
 
 export type ToolChoice = 'auto' | 'none' | 'required' | { readonly name: string }
@@ -48,9 +52,11 @@ export function toolOf(fields: {
   readonly name: string
   readonly description?: string | null | undefined
   readonly parameters?: Readonly<Record<string, unknown>> | null | undefined
+  readonly strict?: boolean | null | undefined
 }): Tool {
   const parameters = fields.parameters ?? { type: 'object', properties: {} }
-  return { name: fields.name, description: fields.description ?? undefined, parameters }
+  const { name, description, strict } = fields
+  return { name, description: description ?? undefined, parameters, isStrict: strict === true }
 }
 
 /** How templates know a call of an earlier round: its arguments are an object where they can be one. */
@@ -67,8 +73,14 @@ export function templateTool({ name, description, parameters }: Tool): object {
   return { type: 'function', function: { name, ...said, parameters } }
 }
 
-export function callReadingOf({ tools, choice, isSingle }: Toolset): CallReading {
-  return { names: tools.map(({ name }) => name), begun: begunCall(choice), isSingle }
+/** `held`: the call that must be made, where the answer is held to it; then it is the only one. */
+export function callReadingOf(
+  { tools, choice, isSingle }: Toolset,
+  held: HeldCall | null = null,
+): CallReading {
+  const names = tools.map(({ name }) => name)
+  if (held === null) return { names, begun: begunCall(choice), ended: '', isSingle }
+  return { names, begun: held.begun, ended: held.ended, isSingle: true }
 }
 
 function begunCall(choice: ToolChoice): string {

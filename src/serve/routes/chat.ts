@@ -17,7 +17,9 @@ export function addChat(app: FastifyInstance, service: Service): void {
     const facts = service.keeper.readyFacts()
     return admit(service, request, reply, body.n ?? 1, async (admission) => {
       const { contextTokens } = facts.plan
-      const prompts = [await service.prompts.ofChat(chat, contextTokens, admission.signal)]
+      const held = await service.grammars.call(chat.tools, facts.config)
+      const { signal } = admission
+      const prompts = [await service.prompts.ofChat(chat, contextTokens, signal, held)]
       const form = new ChatForm(answererOf(service, facts), service.tokenizer, {
         hasLogprobs: wishes.topLogprobs !== null,
         includesUsage: body.stream_options?.include_usage === true,

@@ -2,7 +2,7 @@
 import type { FastifyInstance } from 'fastify'
 import { answer } from '../answer.js'
 import { completionWishes } from '../draw.js'
-import type { Prompt } from '../prompts.js'
+import { type Prompt, rawPrompt } from '../prompts.js'
 import { badRequest } from '../refusal.js'
 import { type CompletionBody, completionBody, parsed } from '../schema.js'
 import { admit, answererOf, type Service } from '../service.js'
@@ -22,7 +22,7 @@ export function addCompletions(app: FastifyInstance, service: Service): void {
       const promptOf = (source: string | number[]): Promise<Prompt> | Prompt =>
         typeof source === 'string'
           ? service.prompts.ofText(source, contextTokens, admission.signal)
-          : { tokens: Int32Array.from(source), thinking: null, calls: null }
+          : rawPrompt(Int32Array.from(source))
       const prompts = await Promise.all(sources.map(promptOf))
       const form = new TextForm(answererOf(service, facts), service.tokenizer, {
         hasLogprobs: wishes.topLogprobs !== null,

@@ -20,7 +20,9 @@ export function addMessages(app: FastifyInstance, service: Service): void {
       const facts = service.keeper.readyFacts()
       return admit(service, request, reply, 1, async (admission) => {
         const { contextTokens } = facts.plan
-        const prompts = [await service.prompts.ofChat(chat, contextTokens, admission.signal)]
+        const held = await service.grammars.call(chat.tools, facts.config)
+        const { signal } = admission
+        const prompts = [await service.prompts.ofChat(chat, contextTokens, signal, held)]
         const form = new MessagesForm(answererOf(service, facts))
         return answer(service, reply, { prompts, wishes, facts, form }, admission)
       })

@@ -14,7 +14,9 @@ export function addResponses(app: FastifyInstance, service: Service): void {
     const facts = service.keeper.readyFacts()
     return admit(service, request, reply, 1, async (admission) => {
       const { contextTokens } = facts.plan
-      const prompts = [await service.prompts.ofChat(chat, contextTokens, admission.signal)]
+      const held = await service.grammars.call(chat.tools, facts.config)
+      const { signal } = admission
+      const prompts = [await service.prompts.ofChat(chat, contextTokens, signal, held)]
       const identity = answererOf(service, facts)
       const hasLogprobs = wishes.topLogprobs !== null
       const form = new ResponsesForm(identity, service.tokenizer, body, hasLogprobs)

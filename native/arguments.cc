@@ -71,6 +71,9 @@ void require(Napi::Env env, const Status& status) {
   throw to_error(env, failure(Code::bad_argument, "%s must be %s", name, expected));
 }
 
+Napi::Uint8Array uint8s(Napi::Env env, Napi::Value value, const char* name) {
+  return array_of<Napi::Uint8Array>(env, value, napi_uint8_array, name, "a Uint8Array");
+}
 Napi::Int32Array int32s(Napi::Env env, Napi::Value value, const char* name) {
   return array_of<Napi::Int32Array>(env, value, napi_int32_array, name, "an Int32Array");
 }

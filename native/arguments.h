@@ -14,6 +14,7 @@ namespace ring::addon {
 void require(Napi::Env env, const Status& status);
 [[noreturn]] void refuse(Napi::Env env, const char* name, const char* expected);
 
+Napi::Uint8Array uint8s(Napi::Env env, Napi::Value value, const char* name);
 Napi::Int32Array int32s(Napi::Env env, Napi::Value value, const char* name);
 Napi::Uint32Array uint32s(Napi::Env env, Napi::Value value, const char* name);
 Napi::Uint16Array uint16s(Napi::Env env, Napi::Value value, const char* name);

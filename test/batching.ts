@@ -26,7 +26,7 @@ export interface OutputLine {
   } | null
   readonly error: { readonly code: string; readonly message: string } | null
   readonly requested_model?: string
-  readonly grade?: { readonly right: readonly boolean[] }
+  readonly grade?: { readonly right: readonly boolean[]; readonly reason?: readonly string[] }
 }
 
 export function chatLine(id: string, body: object, rest: object = {}): string {

@@ -46,6 +46,8 @@ describe('wrong usage', () => {
     ['no distances', ['run', '--trace-scores', 'attended:'], /--trace-scores.*attended:1,2,4/],
     ['an unknown flag of doctor', ['doctor', '--deep'], /--deep/],
     ['no input to score', ['score', '-o', '-'], /--input.*not specified/],
+    ['a band without 1 in it', ['score', '--band', '2,5'], /--band.*'2,5'.*as 0\.5,5/],
+    ['a report and results at once', ['score', '--against', 'x', '-o', '-'], /-o -.*--against/],
     ['no address of a server', ['top', '--url', 'ftp://x'], /--url ftp:\/\/x: expected an address/],
     ['no rate', ['run', '--ceiling', '7GB'], /--ceiling.*'7GB'.*as 7GB\/s/],
     ['no output of a job', ['batch', '-i', 'x'], /--output.*not specified/],

@@ -5,6 +5,7 @@ import os from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { Engine } from '../dist/src/engine/engine.js'
+import { linesIn, mixedLines, prepared } from './batching.js'
 import { program } from './command.js'
 import { ringTiny, root } from './paths.js'
 import { chat, post, type Running, startServer } from './serving.js'
@@ -67,6 +68,38 @@ function codesOf(screen: string): string[] {
 }
 
 const masks = (name: string) => `fixtures/dashboard/tmux-${name}.txt`
+
+onTerminal('batch --tui', () => {
+  it('shows how far the job is, parks it when it is left, and goes on', async () => {
+    const job = prepared(folder, mixedLines(30, 40, 9))
+    const line = `node ${program} ${[...job.words, '--tui', '--max-batch', '4'].join(' ')}`
+    // Slow enough to be seen at work.
+    const slow = `${line} --load-mode direct --expert-ram 25% --paced 60MB/s,1ms`
+    terminal = new Tmux(slow, 80, 24, folder)
+    await terminal.shows(/ready[\s\S]*job +lines done/)
+    await terminal.shows(/job +lines done +[1-9]\d* +of 30 +[█░▏▎▍▌▋▊▉]{16} .* left/)
+    terminal.keys('4')
+    await terminal.shows(/drawing/)
+    terminal.keys('5')
+    await terminal.shows(/[a-z=]{2,}[\s\S]*5 text/)
+    terminal.keys('6')
+    await terminal.shows(/30 lines, \d+ answers; up to 4 at once/)
+    terminal.keys('q')
+    await terminal.shows(/parked: \d+ of 30 lines are done, the same\s+command goes on/)
+    await terminal.shows(/ended with 1/)
+    expect([terminal.isAlternate, terminal.hasCursor]).toEqual([false, true])
+    terminal.close()
+    terminal = new Tmux(line, 80, 24, folder)
+    // Each in its time.
+    await terminal.shows(/ready[\s\S]*job +lines done/)
+    await terminal.shows(/lines done +(?:1\d|2\d|30) +of 30/)
+    await terminal.shows(/lines done +(?:2\d|30) +of 30/)
+    await terminal.shows(/job +lines done +30 +of 30 +█{16} 0\.0 s left/)
+    terminal.keys('q')
+    await terminal.shows(/30 lines, \d+ answered; .*\s[\s\S]*ended with 0/)
+    expect(linesIn(job.output)).toHaveLength(30)
+  })
+})
 
 onTerminal('top', () => {
   it('shows every view by its key', async () => {

@@ -59,6 +59,7 @@ describe('a screen', () => {
   })
 
   it('has exactly its size, whatever the view, at any size', () => {
+    const { place, ...scene } = sceneOf({})
     for (const view of views) {
       for (const [columns, rows] of [
         [1, 1],
@@ -69,11 +70,26 @@ describe('a screen', () => {
         [133, 37],
         [500, 200],
       ] as const) {
-        const lines = frame({ ...sceneOf({ view }), said, log }, columns, rows)
+        const lines = frame({ ...scene, place: { ...place, view }, said, log }, columns, rows)
         expect(lines.length).toBe(rows)
         for (const one of lines) expect(widthOf(textOf(one))).toBe(columns)
       }
     }
+  })
+
+  it('of an overview has a line for a job, where there is one', () => {
+    const scene = sceneOf({})
+    const job = { lines: 200, linesDone: 50, linesAnswered: 48, secondsLeft: 200 }
+    const { snapshot } = scene
+    if (snapshot === null) throw new Error('there is one')
+    const shown = (made: Snapshot) => screenOf({ ...scene, snapshot: made }, 80, 24)
+    expect(shown({ ...snapshot, job })).toContain(
+      [
+        ' job       lines done      50  of 200      ████░░░░░░░░░░░░ 3 min 20 s left',
+        '           refused          2',
+      ].join('\n'),
+    )
+    expect(shown(snapshot)).not.toMatch(/lines done|refused/)
   })
 
   it('of an overview at 80 x 24 leaves nothing out that a larger one has', () => {

@@ -174,7 +174,7 @@ function textFiles(): SourceFile[] {
       const path = folder === '' ? entry.name : `${folder}/${entry.name}`
       if (skipped.has(entry.name)) continue
       if (entry.isDirectory()) walk(path)
-      else if (entry.isFile() && !/\.(safetensors|npy|bin|log)$/.test(path)) {
+      else if (entry.isFile() && !/\.(safetensors|npy|bin|log|png)$/.test(path)) {
         found.push({ path, text: readFileSync(join(root, path), 'utf8') })
       }
     }

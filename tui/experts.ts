@@ -35,6 +35,15 @@ interface Maps {
   readonly uses: Uint8Array
 }
 
+/** What is drawn, where the cursor is, and how large. */
+interface Chart {
+  readonly engine: EngineFigures
+  readonly maps: Maps
+  readonly place: Readonly<Place>
+  readonly room: number
+  readonly tall: number
+}
+
 export function experts(
   { snapshot, history, place }: Scene,
   columns: number,
@@ -43,12 +52,9 @@ export function experts(
   const engine = snapshot?.engine
   const maps = snapshot === null ? null : mapsOf(snapshot)
   if (engine === undefined || maps === null) return [line(span(' the map is on its way', 'dim'))]
-  const room = columns - labelColumns - 8
-  const tall = rows - 5
-  const drawn = place.isWhole
-    ? wholeLines(engine, maps, place, room, tall)
-    : mapLines(engine, maps, place, room, tall)
-  return [legend(), ...drawn, line(), ...storyLines(engine, maps, place, history.moments, columns)]
+  const chart = { engine, maps, place, room: columns - labelColumns - 8, tall: rows - 5 }
+  const drawn = place.isWhole ? wholeLines(chart) : mapLines(chart)
+  return [legend(), ...drawn, line(), ...storyLines(chart, history.moments, columns)]
 }
 
 function mapsOf({ map }: Snapshot): Maps | null {
@@ -86,13 +92,7 @@ function faceOf(maps: Maps, expert: number): Face {
 }
 
 /** The window over the map that holds the cursor. */
-function mapLines(
-  engine: EngineFigures,
-  maps: Maps,
-  place: Place,
-  room: number,
-  tall: number,
-): Line[] {
+function mapLines({ engine, maps, place, room, tall }: Chart): Line[] {
   const { moeLayers, perLayer, firstMoeLayer } = engine.experts
   const [firstLayer, layers] = windowOf(place.layer, moeLayers, tall)
   const [firstExpert, width] = windowOf(place.expert, perLayer, room)
@@ -109,13 +109,7 @@ function mapLines(
 }
 
 /** The whole model: a cell is a block of experts and layers, the fuller the more of them are in memory. */
-function wholeLines(
-  engine: EngineFigures,
-  maps: Maps,
-  place: Place,
-  room: number,
-  tall: number,
-): Line[] {
+function wholeLines({ engine, maps, place, room, tall }: Chart): Line[] {
   const { moeLayers, perLayer, firstMoeLayer } = engine.experts
   const layersEach = Math.ceil(moeLayers / tall)
   const expertsEach = Math.ceil(perLayer / room)
@@ -162,9 +156,7 @@ function residentShare(
 }
 
 function storyLines(
-  engine: EngineFigures,
-  maps: Maps,
-  place: Place,
+  { engine, maps, place }: Chart,
   moments: readonly Moment[],
   columns: number,
 ): Line[] {

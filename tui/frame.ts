@@ -43,7 +43,7 @@ function viewOf(scene: Scene, columns: number, rows: number): Line[] {
     case 'text':
       return text(scene, columns, rows)
     case 'log':
-      return log(scene, rows)
+      return log(scene, columns, rows)
   }
 }
 
@@ -61,8 +61,15 @@ function stateLine({ snapshot, history, notice }: Scene, columns: number): Line 
   )
   const room = columns - widthOf(textOf(before)) - widthOf(rates)
   if (room < 0) return before
-  const device = fitted(line(span(snapshot?.engine?.device ?? '', 'dim')), room)
+  const device = fitted(line(span(partsWithin(snapshot?.engine?.device ?? '', room), 'dim')), room)
   return line(...before, ...device, span(rates, 'strong'))
+}
+
+/** As many parts of a list as have room, whole ones. */
+function partsWithin(list: string, columns: number): string {
+  if (widthOf(list) <= columns) return list
+  const end = list.lastIndexOf(', ')
+  return end < 0 ? '' : partsWithin(list.slice(0, end), columns)
 }
 
 function keyLine({ place }: Scene): Line {
@@ -70,8 +77,9 @@ function keyLine({ place }: Scene): Line {
     return line(span(' Enter', 'strong'), ' say it  ', span('Esc', 'strong'), ' stop typing')
   }
   const names = views.flatMap((view, at) => [
-    span(String(at + 1), 'strong'),
-    span(` ${view} `, view === place.view ? 'chosen' : 'plain'),
+    span(`${at + 1} `, 'strong'),
+    span(view, view === place.view ? 'chosen' : 'plain'),
+    span(' '),
   ])
   return line(
     ' ',

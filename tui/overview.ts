@@ -1,13 +1,23 @@
 // The first view: how fast, what bounds it, and where time and memory go.
 import {
   type EngineFigures,
+  type JobFigures,
   type LinkFigures,
   type LinkRates,
   type Rates,
   total,
 } from '../src/engine/telemetry.js'
 import { type Line, line, padded, rightly, type Span, type Style, span } from './cells.js'
-import { absent, bytesText, countText, curve, gauge, rateText, shareText } from './figures.js'
+import {
+  absent,
+  bytesText,
+  countText,
+  curve,
+  gauge,
+  rateText,
+  secondsText,
+  shareText,
+} from './figures.js'
 import type { Scene } from './scene.js'
 
 const labelColumns = 11
@@ -78,6 +88,7 @@ export function overview({ snapshot, history }: Scene, columns: number, rows: nu
       countText(running),
       span(`waiting ${waiting}   done ${ended}   failed ${failed}`),
     ),
+    ...(snapshot.job === undefined ? [] : jobLines(snapshot.job)),
   ]
   // A small screen has no room for gaps.
   return lines.length > rows ? lines.filter((one) => one.length > 0) : lines
@@ -142,6 +153,19 @@ function memoryLines({ memory }: EngineFigures): Line[] {
       ...gauge(usedBytes === undefined ? undefined : usedBytes / budgetBytes, 16, 'cool'),
     ),
   )
+}
+
+function jobLines({ lines, linesDone, linesAnswered, secondsLeft }: JobFigures): Line[] {
+  const refused = linesDone - linesAnswered
+  const done = row(
+    'job',
+    'lines done',
+    countText(linesDone),
+    span(padded(`of ${countText(lines)}`, 12), 'dim'),
+    ...gauge(lines > 0 ? linesDone / lines : undefined, 16, 'good'),
+    span(` ${secondsText(secondsLeft)} left`),
+  )
+  return refused === 0 ? [done] : [done, row('', 'refused', countText(refused))]
 }
 
 /** Since open, for each layer, or for a few together where there are more layers than columns. */

@@ -113,7 +113,11 @@ export function wrapped(said: readonly Said[], columns: number): Line[] {
       if (at > 0) end()
       for (const word of printable(part).match(/\s+|\S+/g) ?? []) {
         const width = [...word].reduce((sum, one) => sum + columnsOf(one), 0)
-        if (used > 0 && used + width > columns && word.trim() !== '') end()
+        if (used > 0 && used + width > columns) {
+          end()
+          // A blank has done its work then.
+          if (word.trim() === '') continue
+        }
         for (const character of word) {
           if (used + columnsOf(character) > columns) end()
           const last = current.at(-1)
@@ -129,8 +133,12 @@ export function wrapped(said: readonly Said[], columns: number): Line[] {
   return lines
 }
 
-export function log({ log: lines, place }: Scene, rows: number): Line[] {
-  if (lines.length === 0) return [line(span(' nothing was logged here', 'dim'))]
+/** The last lines that were logged, wrapped. */
+export function log({ log: told, place }: Scene, columns: number, rows: number): Line[] {
+  if (told.length === 0) return [line(span(' nothing was logged here', 'dim'))]
+  // No more of them can be seen than there are rows.
+  const seen = told.slice(-rows - place.back)
+  const lines = seen.flatMap((one) => wrapped([{ kind: 'text', text: one }], columns - 2))
   const end = Math.max(Math.min(rows, lines.length), lines.length - place.back)
-  return lines.slice(Math.max(0, end - rows), end).map((one) => line(` ${printable(one)}`))
+  return lines.slice(Math.max(0, end - rows), end).map((one) => [span(' '), ...one])
 }

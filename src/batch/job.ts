@@ -7,9 +7,11 @@ import type { Emission, Ending } from '../engine/loop.js'
 import type { Tokenizer } from '../model/tokenizer.js'
 import { endedOf, usageOf } from '../serve/deliver.js'
 import type { Choice } from '../serve/draw.js'
-import type { Identity, Told } from '../serve/form.js'
+import { type Identity, joined, type Told } from '../serve/form.js'
 import { AnswerReader, type Delta } from '../serve/reader.js'
 import { barred, Refusal } from '../serve/refusal.js'
+import type { Grade, Verdict } from './grade.js'
+import type { Graders } from './graders.js'
 import { answerKey, type Journal } from './journal.js'
 import { type BadLine, type BatchLine, isBad, parseLine } from './line.js'
 import type { Question, Questions } from './question.js'
@@ -28,6 +30,7 @@ export interface JobParts {
   readonly engine: Engine
   readonly tokenizer: Tokenizer
   readonly questions: Questions
+  readonly graders: Graders
   readonly identity: Identity
   readonly journal: Journal
   readonly results: Results
@@ -35,6 +38,8 @@ export interface JobParts {
   readonly isDone: (line: number) => boolean
   /** Tokens of answers that an earlier run has drawn. */
   readonly drawn: ReadonlyMap<string, readonly Emission[]>
+  /** What programs have said of answers. */
+  readonly verdicts: ReadonlyMap<string, Verdict>
   /** Sequences in work at once. */
   readonly sequences: number
   readonly interval: Interval
@@ -66,7 +71,7 @@ export class Job {
   readonly #generations = new Set<Generation>()
   readonly #drawings = new Set<Drawing>()
   #inWork = 0
-  #isParked = false
+  readonly #parking = new AbortController()
   #fault: unknown = null
   #keptMs = performance.now()
   #onRoom: () => void = () => {}
@@ -75,9 +80,13 @@ export class Job {
 
   /** Nothing more is begun, and what is in work ends within a layer's time; nothing is lost. */
   park(): void {
-    this.#isParked = true
+    this.#parking.abort()
     for (const generation of this.#generations) generation.cancel()
     this.#onRoom()
+  }
+
+  get #isParked(): boolean {
+    return this.#parking.signal.aborted
   }
 
   /** Returns whether all lines are in the output. Throws what the job could not go on with. */
@@ -136,11 +145,12 @@ export class Job {
       const told = await allOf(
         choices.map((choice, at) => this.#draw(line.number, choice, question, readers[at])),
       )
+      const verdicts = line.grade === null ? null : await this.#judge(line, line.grade, told)
       const usage = usageOf(choices.flatMap((choice, at) => pairOf(choice, readers[at])))
       const form = questions.formOf(line.number, question, identity, tokenizer)
       const body = form.whole(told, usage)
       const { promptTokens, completionTokens } = usage
-      const all = { told, body, promptTokens, completionTokens }
+      const all = { told, verdicts, body, promptTokens, completionTokens }
       this.#add(answeredResult(this.#idOf(line.number), line, identity.model, all))
     } catch (error) {
       if (!(error instanceof Refusal)) throw error
@@ -149,6 +159,22 @@ export class Job {
       this.#inWork -= choices.length
       this.#onRoom()
     }
+  }
+
+  /** What a program has said of an answer is asked once. */
+  #judge({ number }: BatchLine, grade: Grade, told: readonly Told[]): Promise<Verdict[]> {
+    const { graders, verdicts, journal } = this.parts
+    const judge = async ({ index, deltas }: Told) => {
+      const known = verdicts.get(answerKey(number, index))
+      if (known !== undefined) return known
+      const text = joined(deltas, 'text')
+      const verdict = await graders.verdict(grade, text, this.#parking.signal)
+      if (verdict === null) throw new Parked()
+      const { isRight, reason } = verdict
+      if (reason !== null) journal.verdict({ line: number, answer: index, isRight, reason })
+      return verdict
+    }
+    return allOf(told.map(judge))
   }
 
   async #draw(

@@ -7,6 +7,7 @@ import { Failure, systemReason } from '../cli/failure.js'
 import type { Emission } from '../engine/loop.js'
 import { replaceFile } from '../engine/manifest.js'
 import { Durable } from './durable.js'
+import type { Verdict } from './grade.js'
 import {
   type DoneLine,
   emissionsOf,
@@ -14,6 +15,7 @@ import {
   type JobHead,
   readRecords,
   type TokensRecord,
+  type VerdictRecord,
 } from './records.js'
 
 const CHUNK_BYTES = 2 ** 20
@@ -25,6 +27,8 @@ export interface Standing {
   readonly done: readonly DoneLine[]
   /** Tokens of answers that are not in the output, by line and answer. */
   readonly drawn: ReadonlyMap<string, readonly Emission[]>
+  /** What programs have said of answers, by line and answer. */
+  readonly verdicts: ReadonlyMap<string, Verdict>
   /** Whole records. */
   readonly bytes: number
   /** The output of a job that has ended. */
@@ -47,11 +51,17 @@ export function readJournal(path: string): Standing | null {
   let bytes = 0
   const done: DoneLine[] = []
   const drawn = new Map<string, Emission[]>()
+  const verdicts = new Map<string, Verdict>()
   try {
     for (const { value, end: after } of readRecords(path)) {
       if ('head' in value) head = value.head
       if ('end' in value) end = value.end
       if ('tokens' in value) addTokens(drawn, value.tokens)
+      // Kept when the line is done: the output may have lost it.
+      if ('verdict' in value) {
+        const { line, answer, ...verdict } = value.verdict
+        verdicts.set(answerKey(line, answer), verdict)
+      }
       if ('done' in value) {
         const { done: line } = value
         // Written again: what followed it was lost.
@@ -67,7 +77,7 @@ export function readJournal(path: string): Standing | null {
   } catch (error) {
     throw new Failure(`${path}: cannot be read: ${systemReason(error)}`)
   }
-  return head === null ? null : { head, done, drawn, bytes, end }
+  return head === null ? null : { head, done, drawn, verdicts, bytes, end }
 }
 
 function addTokens(drawn: Map<string, Emission[]>, record: TokensRecord): void {
@@ -137,6 +147,11 @@ export class Journal {
   /** Kept with the next `keep`. */
   tokens(tokens: TokensRecord): void {
     this.#waiting.push(encodeRecord({ tokens }))
+  }
+
+  /** Kept with the next `keep`. */
+  verdict(verdict: VerdictRecord): void {
+    this.#waiting.push(encodeRecord({ verdict }))
   }
 
   /** Kept with the next `keep`; the line must outlive a power cut already. */

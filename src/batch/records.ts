@@ -48,14 +48,19 @@ const tokens = z.object({
   tops: z.array(z.array(z.tuple([number, logprob]))).optional(),
 })
 
+/** Of an answer that a program has judged. */
+const verdict = z.object({ line: number, answer: number, isRight: z.boolean(), reason: z.string() })
+
 const record = z.union([
   z.object({ head }),
   z.object({ tokens }),
+  z.object({ verdict }),
   z.object({ done }),
   z.object({ end: z.object({ bytes: number, crc: number }) }),
 ])
 export type JobRecord = Readonly<z.output<typeof record>>
 export type TokensRecord = z.output<typeof tokens>
+export type VerdictRecord = z.output<typeof verdict>
 
 const CHUNK_BYTES = 2 ** 20
 const SUM_CHARS = 8

@@ -1,9 +1,8 @@
 // The lines of a job's output, as OpenAI's batches have them: an answer, a refusal of the body with the
 // status that a server would give, or an error of the line itself.
 import type { Told } from '../serve/form.js'
-import { joined } from '../serve/form.js'
 import type { Refusal } from '../serve/refusal.js'
-import { isRight } from './grade.js'
+import type { Verdict } from './grade.js'
 import type { BadLine, BatchLine } from './line.js'
 
 /** A line of the output, and what the journal keeps of it. */
@@ -34,6 +33,8 @@ export function refusedResult(id: string, line: BatchLine, refusal: Refusal): Re
 
 export interface Answered {
   readonly told: readonly Told[]
+  /** One for each; null: the line asks for none. */
+  readonly verdicts: readonly Verdict[] | null
   readonly body: object
   readonly promptTokens: number
   readonly completionTokens: number
@@ -41,14 +42,11 @@ export interface Answered {
 
 /** `model`: who answers, which need not be whom the line asks. */
 export function answeredResult(id: string, line: BatchLine, model: string, all: Answered): Result {
-  const { told, body, promptTokens, completionTokens } = all
-  const { grade } = line
+  const { told, verdicts, body, promptTokens, completionTokens } = all
   const asked = line.body.model
-  const right =
-    grade === null ? null : told.map(({ deltas }) => isRight(grade, joined(deltas, 'text')))
   const extra = {
     ...(typeof asked === 'string' && asked !== model ? { requested_model: asked } : {}),
-    ...(right === null ? {} : { grade: { right } }),
+    ...(verdicts === null ? {} : { grade: gradeObject(verdicts) }),
   }
   return {
     line: line.number,
@@ -56,8 +54,15 @@ export function answeredResult(id: string, line: BatchLine, model: string, all: 
     isAnswered: true,
     ...{ promptTokens, completionTokens },
     answers: told.length,
-    right: right === null ? null : right.filter((one) => one).length,
+    right: verdicts === null ? null : verdicts.filter(({ isRight }) => isRight).length,
   }
+}
+
+/** How programs ended stands beside what they found. */
+function gradeObject(verdicts: readonly Verdict[]): object {
+  const reasons = verdicts.flatMap(({ reason }) => (reason === null ? [] : [reason]))
+  const right = verdicts.map(({ isRight }) => isRight)
+  return { right, ...(reasons.length === 0 ? {} : { reason: reasons }) }
 }
 
 function responded(

@@ -10,6 +10,8 @@ export interface Survey {
   readonly bad: number
   /** Tokens that each answer may have with its prompt, the most first. */
   readonly needs: readonly number[]
+  /** Programs that lines name as graders, each with the number of its first line. */
+  readonly programs: ReadonlyMap<string, number>
 }
 
 /** Prompts that are read at once; threads read them, and each shall have its next one at hand. */
@@ -24,6 +26,7 @@ export async function survey(
 ): Promise<Survey> {
   const seen = new Set<string>()
   const needs: number[] = []
+  const programs = new Map<string, number>()
   let [lines, bad] = [0, 0]
   const asked: { readonly number: number; readonly found: Promise<number[] | string> }[] = []
   const takeFirst = async () => {
@@ -37,11 +40,19 @@ export async function survey(
   }
   for await (const { number, text } of input.lines()) {
     if (!isWanted()) break
-    asked.push({ number, found: needsOf(parseLine(number, text, seen), questions) })
+    const line = parseLine(number, text, seen)
+    const program = programOf(line)
+    if (program !== null && !programs.has(program)) programs.set(program, number)
+    asked.push({ number, found: needsOf(line, questions) })
     if (asked.length >= ASKED_MAX) await takeFirst()
   }
   while (asked.length > 0) await takeFirst()
-  return { lines, bad, needs: needs.sort((one, other) => other - one) }
+  return { lines, bad, needs: needs.sort((one, other) => other - one), programs }
+}
+
+function programOf(line: BatchLine | BadLine): string | null {
+  if (isBad(line) || line.grade === null || !('command' in line.grade)) return null
+  return line.grade.command[0]
 }
 
 /** Tokens that each answer may have with its prompt, or why there can be none. */

@@ -3,6 +3,7 @@
 // is decided here; how a job works is src/batch.
 import { existsSync, statSync } from 'node:fs'
 import { Durable } from '../batch/durable.js'
+import { Graders } from '../batch/graders.js'
 import { differenceOf, inputName, modelName } from '../batch/identity.js'
 import { Job, type JobParts } from '../batch/job.js'
 import {
@@ -34,6 +35,7 @@ import { GrammarTrials } from '../serve/grammars.js'
 import { Prompts } from '../serve/prompts.js'
 import type { BatchFlags } from './batchflags.js'
 import { BatchScreen } from './batchscreen.js'
+import { JobSource } from './batchwatch.js'
 import { openText } from './conversation.js'
 import { Failure, Status, tell } from './failure.js'
 import { refuseUnavailable, wishesOf } from './flags.js'
@@ -41,6 +43,7 @@ import { Interrupts, statusOfSignal } from './interrupt.js'
 import { LineFile } from './jsonl.js'
 import { type Log, logFor } from './log.js'
 import { findModel, type ModelSource, packageVersion } from './source.js'
+import { ceilingOf, mayWatch } from './watch.js'
 
 /** Of the memory that is free before the model is loaded, for keys and values. */
 const KV_SHARE = 0.25
@@ -51,10 +54,15 @@ const HOUR_MS = 3_600_000
 /** Returns the exit status; throws for everything that a person is to be told. */
 export async function batch(model: string | undefined, flags: BatchFlags): Promise<number> {
   refuseUnavailable(flags)
-  const log = logFor(flags)
-  if (flags.json) log.line('--json has no effect on batch: its output is JSON lines')
+  const isWatched = mayWatch(flags)
   const source = findModel(model)
   const tokenizer = await openText(source.folder)
+  const view = isWatched ? new JobSource(source.name, ceilingOf(flags), tokenizer) : null
+  const log = logFor(flags, (line) => {
+    view?.log.push(line)
+    if (view?.isOpen !== true) tell(line)
+  })
+  if (flags.json) log.line('--json has no effect on batch: its output is JSON lines')
   const config = readConfig(source.folder, { ropeScaling: flags.ropeScaling })
   const interrupts = new Interrupts()
   const input = await LineFile.open(flags.input)
@@ -66,7 +74,7 @@ export async function batch(model: string | undefined, flags: BatchFlags): Promi
   try {
     const lock = await lockOutput(flags.output)
     try {
-      const command = new BatchCommand(flags, source, tokenizer, config, input, means, log)
+      const command = new BatchCommand(flags, source, tokenizer, config, input, means, log, view)
       return await command.run(interrupts)
     } finally {
       lock.release()
@@ -90,6 +98,8 @@ class BatchCommand {
     private readonly input: LineFile,
     private readonly means: QuestionMeans,
     private readonly log: Log,
+    /** Null: nobody watches. */
+    private readonly view: JobSource | null,
   ) {
     this.#journal = journalPath(flags.output)
     const tokenBytes = kvBytesPerToken(config, flags.kvType)
@@ -112,12 +122,13 @@ class BatchCommand {
       () => this.#survey(questions, interrupts),
     )
     if (interrupts.received !== null) return statusOfSignal(interrupts.received)
-    return this.#work(interrupts, standing, head, questions, seen)
+    const graders = await this.#graders(seen)
+    return this.#work(interrupts, standing, head, questions, seen, graders)
   }
 
   /** What this job is, but for the instruction set, which is known once something computes. */
   async #headOf(standing: Standing | null): Promise<JobHead> {
-    const { ctxSize, kvType, math, ropeScaling, predict, order } = this.flags
+    const { ctxSize, kvType, math, ropeScaling, predict, order, gradeUnconfined } = this.flags
     const { context } = this.config
     if (ctxSize !== undefined && ctxSize > context) {
       throw new Failure(`--ctx-size ${ctxSize}: this model has ${context} positions`)
@@ -137,6 +148,7 @@ class BatchCommand {
         'kv-type': kvType,
         ...(ropeScaling === undefined ? {} : { 'rope-scaling': `yarn,${ropeScaling.factor}` }),
         ...(predict === undefined ? {} : { predict: String(predict) }),
+        ...(gradeUnconfined === true ? { 'grade-unconfined': 'given' } : {}),
       },
     }
   }
@@ -185,12 +197,25 @@ class BatchCommand {
     return seen
   }
 
+  /** A line of the input that runs a program is code from wherever the input is from. */
+  async #graders({ programs }: Survey): Promise<Graders> {
+    const { gradeCommands, gradeUnconfined } = this.flags
+    const [first] = programs.values()
+    if (first !== undefined && gradeCommands !== true) {
+      throw new Failure(
+        `${this.input.name}:${first}: grade is a command; --grade-commands lets lines run programs`,
+      )
+    }
+    return Graders.open(programs, gradeUnconfined !== true)
+  }
+
   async #work(
     interrupts: Interrupts,
     standing: Standing | null,
     headSoFar: JobHead,
     questions: Questions,
     seen: Survey,
+    graders: Graders,
   ): Promise<number> {
     const { flags, source, tokenizer } = this
     const size = batchSize(seen.needs, flags.maxBatch ?? null, this.#kvTokensFree)
@@ -212,13 +237,14 @@ class BatchCommand {
       const tally = new Tally(lines)
       const done = new Set(lines.map(({ line }) => line))
       const isParked = await this.#during(interrupts, engine, tally, seen.lines, {
-        ...{ input: this.input, engine, tokenizer, questions, journal, results },
+        ...{ input: this.input, engine, tokenizer, questions, graders, journal, results },
         identity: identityOf(
           source.name,
           ...[head.program, head.model, head.instructionSet, flags.kvType, flags.math],
         ),
         isDone: (line) => done.has(line),
         drawn: standing?.drawn ?? new Map(),
+        verdicts: standing?.verdicts ?? new Map(),
         sequences: size.sequences,
         interval: flags.journalEvery,
         listener: tally,
@@ -241,16 +267,17 @@ class BatchCommand {
     lines: number,
     parts: JobParts,
   ): Promise<boolean> {
-    const { flags, log } = this
+    const { flags, log, view } = this
     const job = new Job(parts)
-    const screen = new BatchScreen(tally, lines, engine.facts, flags)
+    const isShown = flags.quiet !== true && view === null
+    const screen = new BatchScreen(tally, lines, engine.facts, flags, isShown)
+    const park = () => job.park()
+    const work = () => interrupts.during(park, () => job.run())
     const timer = deadlineOf(flags)
-    const alarm = timer === null ? undefined : setTimeout(() => job.park(), timer)
+    const alarm = timer === null ? undefined : setTimeout(park, timer)
     try {
-      const isDone = await interrupts.during(
-        () => job.park(),
-        () => job.run(),
-      )
+      const isDone =
+        view === null ? await work() : await view.watch(engine, () => screen.figures(), work, park)
       screen.end()
       if (isDone) for (const line of screen.summary()) log.line(line)
       return !isDone

@@ -4,8 +4,9 @@ import type { Interval } from '../batch/job.js'
 import type { Order } from '../batch/results.js'
 import { filled, real, whole } from './argument.js'
 import { addAll, option, type SharedFlags } from './flags.js'
+import type { ScreenFlags } from './screenflags.js'
 
-export interface BatchFlags extends SharedFlags {
+export interface BatchFlags extends SharedFlags, ScreenFlags {
   readonly input: string
   readonly output: string
   readonly order: Order
@@ -17,6 +18,9 @@ export interface BatchFlags extends SharedFlags {
   /** Minutes after midnight. */
   readonly until?: number
   readonly maxHours?: number
+  /** Whether programs that lines name are run. */
+  readonly gradeCommands?: boolean
+  readonly gradeUnconfined?: boolean
 }
 
 export function addBatchFlags(command: Command): Command {
@@ -48,6 +52,8 @@ export function addBatchFlags(command: Command): Command {
     ).default({ seconds: 30, tokens: Number.POSITIVE_INFINITY }, '30s'),
     option('--until <hh:mm>', 'park the job at this time', clock),
     option('--max-hours <h>', 'park the job after so many hours', real(0, 500, true)),
+    option('--grade-commands', 'run the programs that lines name as graders'),
+    option('--grade-unconfined', 'and do so without namespaces: with network and all files'),
   ])
 }
 

@@ -3,6 +3,7 @@
 import type { Tally } from '../batch/tally.js'
 import type { EngineFacts } from '../engine/protocol.js'
 import { readUsage, usageBetween } from '../engine/stats.js'
+import type { JobFigures } from '../engine/telemetry.js'
 import type { SharedFlags } from './flags.js'
 import type { ProgressStream } from './progress.js'
 import { sizeText, timeText } from './progress.js'
@@ -22,12 +23,13 @@ export class BatchScreen {
     private readonly lines: number,
     private readonly facts: EngineFacts,
     private readonly flags: SharedFlags,
+    isShown: boolean,
     private readonly stream: ProgressStream = process.stderr,
   ) {
     this.#before = readUsage(facts.counters)
     this.#linesBefore = tally.lines
     const everyMs = stream.isTTY ? TERMINAL_MS : LINE_MS
-    this.#timer = flags.quiet ? null : setInterval(() => this.#show(), everyMs).unref()
+    this.#timer = isShown ? setInterval(() => this.#show(), everyMs).unref() : null
   }
 
   /** Whatever comes next has the line for itself. */
@@ -35,6 +37,16 @@ export class BatchScreen {
     if (this.#timer === null) return
     clearInterval(this.#timer)
     if (this.stream.isTTY) this.stream.write(ERASE_LINE)
+  }
+
+  /** How far the job is, for a screen. */
+  figures(): JobFigures {
+    const { tally, lines } = this
+    const secondsLeft = this.#secondsLeft()
+    return {
+      ...{ lines, linesDone: tally.lines, linesAnswered: tally.answered },
+      ...(secondsLeft === null ? {} : { secondsLeft }),
+    }
   }
 
   /** What has been done, once all is. */
@@ -65,12 +77,12 @@ export class BatchScreen {
   #show(): void {
     const { tally, lines } = this
     const seconds = this.#seconds()
-    const done = tally.lines - this.#linesBefore
+    const secondsLeft = this.#secondsLeft()
     const parts = [
       `${tally.lines} of ${lines} lines`,
       `${(tally.drawn / seconds).toPrecision(3)} tokens/s`,
     ]
-    if (done > 0) parts.push(`${timeText(((lines - tally.lines) * seconds) / done)} left`)
+    if (secondsLeft !== null) parts.push(`${timeText(secondsLeft)} left`)
     parts.push(...this.#drive(seconds))
     const text = `ring-offload: batch: ${parts.join(', ')}`
     this.stream.write(this.stream.isTTY ? `${ERASE_LINE}${text}` : `${text}\n`)
@@ -85,6 +97,12 @@ export class BatchScreen {
     if (flags.paced === undefined) return [`drive ${percent(driveBusySeconds / seconds)} busy`]
     const needed = misses * facts.experts.expertReadBytes
     return [`${percent(needed / (flags.paced.bytesPerSecond * seconds))} of bound`]
+  }
+
+  /** By the lines that this run has done; null before the first. */
+  #secondsLeft(): number | null {
+    const done = this.tally.lines - this.#linesBefore
+    return done === 0 ? null : ((this.lines - this.tally.lines) * this.#seconds()) / done
   }
 
   #usage() {

@@ -110,13 +110,6 @@ export interface ServeFlags extends SharedFlags, ScreenFlags {
 
 export interface ChatFlags extends SharedFlags, DrawFlags, TalkFlags, ScreenFlags {}
 
-export interface ScoreFlags extends SharedFlags {
-  readonly input: string
-  readonly output: string
-  readonly topLogprobs: number
-  readonly routing?: boolean
-}
-
 export interface VerifyFlags extends SharedFlags {
   readonly record?: boolean
 }
@@ -216,23 +209,6 @@ export function addPromptFlags(command: Command): Command {
       'think',
       'reasoningBudget',
     ]),
-  ])
-}
-
-export function addScoreFlags(command: Command): Command {
-  return addAll(command, 'Files and figures:', [
-    option(
-      '-i, --input <file>',
-      'JSON lines to score; - is stdin',
-      filled('a file name'),
-    ).makeOptionMandatory(),
-    option(
-      '-o, --output <file>',
-      'where the results go; - is stdout',
-      filled('a file name'),
-    ).makeOptionMandatory(),
-    option('--top-logprobs <n>', 'likeliest tokens at each position', whole(0, 1024)).default(0),
-    option('--routing', 'the experts of every token'),
   ])
 }
 

@@ -10,7 +10,6 @@ import {
   addBenchFlags,
   addDrawFlags,
   addPromptFlags,
-  addScoreFlags,
   addServeFlags,
   addSharedFlags,
   addTalkFlags,
@@ -18,7 +17,6 @@ import {
   type BenchFlags,
   type ChatFlags,
   type RunFlags,
-  type ScoreFlags,
   type ServeFlags,
   type SharedFlags,
   type VerifyFlags,
@@ -26,6 +24,7 @@ import {
 import { addSynthFlags, addWidenFlags, type SynthFlags, type WidenFlags } from './newmodelflags.js'
 import { addPlanFlags, type PlanFlags } from './planflags.js'
 import { addPullFlags, type PullFlags } from './pullflags.js'
+import { addScoreFlags, type ScoreFlags } from './scoreflags.js'
 import { addScreenFlags, addTopFlags, type TopFlags } from './screenflags.js'
 import { addSimulateFlags, type SimulateFlags } from './simulateflags.js'
 import { packageVersion } from './source.js'
@@ -86,9 +85,11 @@ function programOf(end: (status: number) => void): Command {
     },
   )
   const batch = command('batch', 'answer a file of requests; goes on after any end')
-  addBatchFlags(batch).action(async (model: string | undefined, flags: BatchFlags) => {
-    end(await (await import('./batch.js')).batch(model, flags))
-  })
+  addScreenFlags(addBatchFlags(batch)).action(
+    async (model: string | undefined, flags: BatchFlags) => {
+      end(await (await import('./batch.js')).batch(model, flags))
+    },
+  )
   const score = command('score', 'log-probabilities and chosen experts of given tokens or texts')
   addScoreFlags(score).action(async (model: string | undefined, flags: ScoreFlags) => {
     end(await (await import('./score.js')).score(model, flags))

@@ -1,6 +1,7 @@
 // The lines of `score`, in and out. An input line is checked for everything that could stop its
 // computation, so that a bad one is named before the first is computed. It must not know files.
 import type { Scored } from '../engine/score.js'
+import type { ModelConfig } from '../model/config.js'
 import { ModelError, shown } from '../model/error.js'
 import { isRecord } from '../model/json.js'
 import type { Tokenizer } from '../model/tokenizer.js'
@@ -21,6 +22,12 @@ export interface ScoreLimits {
 
 /** The task of a line, or a sentence on what is wrong with it. Null text: the bytes are no UTF-8. */
 export function parseTask(text: string | null, limits: ScoreLimits): ScoreTask | string {
+  const line = objectOf(text)
+  return typeof line === 'string' ? line : taskOf(line, limits)
+}
+
+/** The object of a line, or a sentence on what is wrong with it. */
+export function objectOf(text: string | null): Record<string, unknown> | string {
   if (text === null) return 'expected UTF-8, found other bytes'
   let line: unknown
   try {
@@ -28,7 +35,14 @@ export function parseTask(text: string | null, limits: ScoreLimits): ScoreTask |
   } catch {
     return 'expected one JSON object, found text that does not parse'
   }
-  if (!isRecord(line)) return `expected one JSON object, found ${shown(line)}`
+  return isRecord(line) ? line : `expected one JSON object, found ${shown(line)}`
+}
+
+/** The task of an object, or a sentence on what is wrong with it. */
+export function taskOf(
+  line: Readonly<Record<string, unknown>>,
+  limits: ScoreLimits,
+): ScoreTask | string {
   const { id } = line
   if (typeof id !== 'string' && !(typeof id === 'number' && Number.isFinite(id))) {
     return `id must be text or a number, found ${shown(id)}`
@@ -40,20 +54,28 @@ export function parseTask(text: string | null, limits: ScoreLimits): ScoreTask |
   const tokens =
     line.tokens === undefined ? encoded(line.text, limits) : checkedTokens(line.tokens, limits)
   if (typeof tokens === 'string') return tokens
-  if (tokens.length === 0) return 'expected at least one token, found none'
-  if (tokens.length > limits.contextTokens) {
-    return `has ${tokens.length} tokens, and the context holds ${limits.contextTokens} (--ctx-size)`
-  }
-  return { id, tokens }
+  return lengthFault(tokens.length, limits) ?? { id, tokens }
 }
 
-function checkedTokens(tokens: unknown, { vocabulary }: ScoreLimits): Int32Array | string {
-  if (!Array.isArray(tokens)) return `tokens must be a list of token ids, found ${shown(tokens)}`
+/** What is wrong with so many tokens; null: nothing. */
+export function lengthFault(tokens: number, { contextTokens }: ScoreLimits): string | null {
+  if (tokens === 0) return 'expected at least one token, found none'
+  if (tokens <= contextTokens) return null
+  return `has ${tokens} tokens, and the context holds ${contextTokens} (--ctx-size)`
+}
+
+/** Token ids of this model, or a sentence on what is wrong with them. `name`: of the list. */
+export function checkedTokens(
+  tokens: unknown,
+  { vocabulary }: ScoreLimits,
+  name = 'tokens',
+): Int32Array | string {
+  if (!Array.isArray(tokens)) return `${name} must be a list of token ids, found ${shown(tokens)}`
   const isId = (token: unknown) =>
     Number.isInteger(token) && Number(token) >= 0 && Number(token) < vocabulary
   const wrong = tokens.findIndex((token) => !isId(token))
   if (wrong >= 0) {
-    return `tokens[${wrong}] must be a token id from 0 to ${vocabulary - 1}, found ${shown(tokens[wrong])}`
+    return `${name}[${wrong}] must be a token id from 0 to ${vocabulary - 1}, found ${shown(tokens[wrong])}`
   }
   return Int32Array.from(tokens)
 }
@@ -76,6 +98,10 @@ export interface RoutingShape {
   readonly firstMoeLayer: number
   readonly moeLayers: number
   readonly topK: number
+}
+
+export function routingShape({ firstMoeLayer, layers, topK }: ModelConfig): RoutingShape {
+  return { firstMoeLayer, moeLayers: layers - firstMoeLayer, topK }
 }
 
 /** One output line; `routing` null: not asked for. What is no finite number is null. */

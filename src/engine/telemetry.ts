@@ -13,6 +13,8 @@ export interface Snapshot {
   /** Times the engine was lost and opened again. */
   readonly restarts?: number
   readonly requests: RequestFigures
+  /** Left out where no file of requests is worked through. */
+  readonly job?: JobFigures
   /** All that follows is of the open engine. */
   readonly engine?: EngineFigures
   /** Only where it was asked for. */
@@ -144,6 +146,16 @@ export interface RequestRow {
   readonly arrived: number
   readonly firstToken?: number
   readonly lastToken?: number
+}
+
+/** Of a file of requests. */
+export interface JobFigures {
+  readonly lines: number
+  readonly linesDone: number
+  /** Of those, with an answer. */
+  readonly linesAnswered: number
+  /** Left out before one is done. */
+  readonly secondsLeft?: number
 }
 
 /**

@@ -5,7 +5,6 @@ import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { gradeOf, isRight, passAtK } from '../src/batch/grade.js'
 import { isBad, parseLine } from '../src/batch/line.js'
-import { batchSize } from '../src/batch/size.js'
 import { untilMs } from '../src/cli/batch.js'
 import {
   answered,
@@ -265,22 +264,6 @@ describe('a verdict', () => {
     expect(passAtK(4, 1, 2)).toBeCloseTo(1 / 2, 12)
     expect(passAtK(4, 2, 2)).toBeCloseTo(5 / 6, 12)
     expect([passAtK(4, 0, 4), passAtK(4, 3, 2)]).toEqual([0, 1])
-  })
-})
-
-describe('the size of a batch', () => {
-  it('is what fits together, the shortest counted, and never more than there are answers', () => {
-    expect(batchSize([10, 10], null, 1e6)).toEqual({
-      sequences: 2,
-      contextTokens: 10,
-      kvTokens: 64,
-    })
-    const mixed = [1000, ...Array(20).fill(30)]
-    expect(batchSize(mixed, null, 1024)).toEqual({
-      ...{ sequences: 20, contextTokens: 1000, kvTokens: 1024 },
-    })
-    expect(batchSize(mixed, 4, 1e6)).toMatchObject({ sequences: 4, kvTokens: 1024 + 3 * 32 })
-    expect(batchSize([], null, 0)).toEqual({ sequences: 1, contextTokens: 1, kvTokens: 32 })
   })
 })
 

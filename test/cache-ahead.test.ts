@@ -1,13 +1,14 @@
 // Sweeps that look ahead: once a layer's last loads are ordered, the first experts of the next layer
 // follow into the slots that stream, behind everything that somebody waits for.
 import { describe, expect, it } from 'vitest'
+import { Certain } from '../src/cache/certain.js'
 import { newLayerCounts } from '../src/cache/counts.js'
 import { LfuPolicy } from '../src/cache/lfu.js'
 import { PinnedPolicy } from '../src/cache/pinned.js'
 import type { CacheShape, Policy } from '../src/cache/policy.js'
 import { Profile } from '../src/cache/profile.js'
 import { OrderField, Urgency } from '../src/cache/records.js'
-import { SlotCache, unorderedTokens } from '../src/cache/slotcache.js'
+import { manyTokens, SlotCache, unorderedTokens } from '../src/cache/slotcache.js'
 import { CacheDevice, usesOf, visit } from './cachedevice.js'
 
 const sweepTokens = unorderedTokens + 1
@@ -80,7 +81,7 @@ describe('a sweep that looks ahead', () => {
   it('does not at the last layer, nor in steps of few tokens', () => {
     const { cache, device, counts } = open(24)
     visit(cache, device, 1, range(16), sweepTokens)
-    visit(cache, device, 0, range(16), unorderedTokens)
+    visit(cache, device, 0, range(16), manyTokens)
     expect(sum(counts.ahead)).toBe(0)
   })
 
@@ -144,5 +145,67 @@ describe('a sweep that looks ahead', () => {
     expect(counts.hits[1]).toBe(guesses.length + 1)
     cache.place(1, Int32Array.from(range(16)), sweepTokens)
     expect(counts.aheadWasted[1]).toBe(0)
+  })
+})
+
+describe('a step of many sequences', () => {
+  const tokens = 64
+  /** A visit in which every expert is wanted by as many tokens. */
+  const visitAll = (cache: SlotCache, device: CacheDevice, layer: number) =>
+    visit(cache, device, layer, range(16), tokens, usesOf(layer, 16, range(16), tokens / 8))
+
+  it('reads what the next layer is certain to want, once this one has all it misses', () => {
+    const { cache, device, counts } = open(24)
+    visitAll(cache, device, 1)
+    visitAll(cache, device, 0)
+    const guesses = device.loading()
+    expect(guesses.length).toBeGreaterThanOrEqual(2)
+    expect(guesses.every((expert) => expert >= 16)).toBe(true)
+    expect(counts.ahead[1]).toBe(guesses.length)
+  })
+
+  it('reads nothing ahead of a layer that it knows nothing of', () => {
+    const { cache, device, counts } = open(24)
+    visitAll(cache, device, 0)
+    expect(sum(counts.ahead)).toBe(0)
+    expect(device.loading()).toEqual([])
+  })
+
+  it('reads the first layer of the next step only behind a step that was as large', () => {
+    const { cache, device, counts } = open(24)
+    visitAll(cache, device, 0)
+    visitAll(cache, device, 1)
+    expect(counts.ahead[0]).toBe(0)
+    visitAll(cache, device, 0)
+    visitAll(cache, device, 1)
+    expect(counts.ahead[0]).toBeGreaterThan(0)
+  })
+})
+
+describe('what is certain', () => {
+  /** Of 100 tokens all want expert 0, every tenth expert 1, one expert 2. */
+  const certain = new Certain(1, 16)
+  certain.add(0, list(0, 100, -1, 1, 10, -1, 2, 1, -1), 100)
+
+  it('is what so many tokens cannot do without', () => {
+    expect([0, 1, 2, 3].map((expert) => certain.isWanted(expert, 1))).toEqual([
+      true,
+      false,
+      false,
+      false,
+    ])
+    expect([0, 1, 2, 3].map((expert) => certain.isWanted(expert, 64))).toEqual([
+      true,
+      true,
+      false,
+      false,
+    ])
+  })
+
+  it('is forgotten as other tokens come', () => {
+    const later = new Certain(1, 16)
+    later.add(0, list(0, 100, -1), 100)
+    for (let step = 0; step < 40; step += 1) later.add(0, list(1, 100, -1), 100)
+    expect([later.isWanted(0, 64), later.isWanted(1, 64)]).toEqual([false, true])
   })
 })

@@ -1,5 +1,5 @@
 // Who shares a step while prompts arrive beside sequences that draw: the time of both, by the clock that
-// the schedule is told.
+// the schedule is told. And who gives way where KV blocks run out.
 import { describe, expect, it } from 'vitest'
 import { KvBlocks } from '../src/engine/kv.js'
 import { PrefixTree } from '../src/engine/prefix.js'
@@ -29,6 +29,51 @@ function stepsWith(drawShare: number): boolean[] {
   }
   return steps
 }
+
+describe('a schedule whose sequences take blocks as they grow', () => {
+  /** So many blocks of 32 tokens, and sequences of one token that draw 60. */
+  function growing(blocks: number, count: number) {
+    const tree = new PrefixTree(new KvBlocks(blocks), () => {})
+    const schedule = new Schedule(tree, 4, 65, 0)
+    const sequences = Array.from({ length: count }, (_, slot) => {
+      const request = requestOf([slot], { maxTokens: 60 })
+      return new Sequence(slot, request, true, null, true)
+    })
+    for (const sequence of sequences) schedule.add(sequence)
+    /** Slots of those in the step, which then draws. */
+    const step = () => {
+      const shares = schedule.next()
+      for (const { sequence, tokens } of shares) {
+        sequence.computed += tokens
+        tree.grow(sequence)
+        if (sequence.pending === 0) sequence.accept(1)
+        if (sequence.finished !== null) schedule.remove(sequence)
+      }
+      return shares.map(({ sequence }) => sequence.slot)
+    }
+    return { schedule, sequences, step }
+  }
+
+  it('admits as many as have room to begin, with a block to spare for each that runs', () => {
+    const { schedule, step } = growing(4, 4)
+    expect(step()).toEqual([0, 1])
+    expect(schedule.places).toBe(2)
+  })
+
+  it('parks the newest where no block is left, and takes it up again before others', () => {
+    const { schedule, sequences, step } = growing(3, 3)
+    const steps: number[][] = []
+    while (!schedule.isIdle) steps.push(step())
+    // Both grow beyond a block at the same time, and only one has another.
+    expect(steps[0]).toEqual([0, 1])
+    expect(schedule.timesParked).toBe(1)
+    const alone = steps.findIndex((slots) => slots.length === 1)
+    expect(alone).toBe(32)
+    expect(steps[alone]).toEqual([0])
+    expect(steps.find((slots) => !slots.includes(0))).toContain(1)
+    expect(sequences.map(({ drawn }) => drawn)).toEqual([60, 60, 60])
+  })
+})
 
 describe('a schedule', () => {
   it('gives sequences that draw their share of the time while a prompt is read', () => {

@@ -40,8 +40,10 @@ export interface JobParts {
   readonly drawn: ReadonlyMap<string, readonly Emission[]>
   /** What programs have said of answers. */
   readonly verdicts: ReadonlyMap<string, Verdict>
-  /** Sequences in work at once. */
-  readonly sequences: number
+  /** Answers that are not in the output. */
+  readonly answers: number
+  /** Answers asked of the engine at once: those that share a step, and those that wait for a place. */
+  readonly inWork: number
   readonly interval: Interval
   readonly listener: JobListener
 }
@@ -51,6 +53,12 @@ export interface JobListener {
   onToken(): void
   onEnding(ending: Ending): void
   onResult(result: Result): void
+}
+
+/** A line that can be answered, and what is asked. */
+interface Asked {
+  readonly line: BatchLine
+  readonly question: Question
 }
 
 /** An answer in work. */
@@ -70,13 +78,17 @@ class Parked extends Error {}
 export class Job {
   readonly #generations = new Set<Generation>()
   readonly #drawings = new Set<Drawing>()
+  readonly #tasks = new Set<Promise<void>>()
   #inWork = 0
   readonly #parking = new AbortController()
+  #toCome: number
   #fault: unknown = null
   #keptMs = performance.now()
   #onRoom: () => void = () => {}
 
-  constructor(private readonly parts: JobParts) {}
+  constructor(private readonly parts: JobParts) {
+    this.#toCome = parts.answers
+  }
 
   /** Nothing more is begun, and what is in work ends within a layer's time; nothing is lost. */
   park(): void {
@@ -91,28 +103,37 @@ export class Job {
 
   /** Returns whether all lines are in the output. Throws what the job could not go on with. */
   async run(): Promise<boolean> {
-    const { input, isDone, sequences } = this.parts
+    const { input, isDone, inWork } = this.parts
     const seen = new Set<string>()
-    const tasks = new Set<Promise<void>>()
-    // Some wait behind those in work, so that none has to be waited for.
-    const most = sequences + Math.max(2, Math.ceil(sequences / 4))
+    // The first begin together: the engine would begin with one of them, and each step is dear.
+    let first: Asked[] | null = []
+    let answers = 0
+    const beginFirst = () => {
+      for (const asked of first ?? []) this.#begin(asked)
+      first = null
+    }
     try {
       for await (const { number, text } of input.lines()) {
         const line = parseLine(number, text, seen)
         if (isDone(number)) continue
-        while (this.#inWork >= most && !this.#isParked) await this.#room()
+        while (this.#inWork >= inWork && !this.#isParked) await this.#room()
         if (this.#isParked) break
         this.parts.results.expect(number)
         const question = await this.#ask(line)
         if (question === null || isBad(line)) continue
-        const task = this.#answer(line, question).catch((error) => this.#stop(error))
-        tasks.add(task)
-        void task.then(() => tasks.delete(task))
+        if (first === null) {
+          this.#begin({ line, question })
+          continue
+        }
+        first.push({ line, question })
+        answers += question.choices.length
+        if (answers >= inWork) beginFirst()
       }
+      beginFirst()
     } catch (error) {
       this.#stop(error)
     }
-    await Promise.all(tasks)
+    await Promise.all(this.#tasks)
     if (this.#fault === null) this.#keep()
     if (this.#fault !== null) throw this.#fault
     return !this.#isParked
@@ -135,16 +156,25 @@ export class Job {
     return null
   }
 
+  #begin({ line, question }: Asked): void {
+    const task = this.#answer(line, question).catch((error) => this.#stop(error))
+    this.#tasks.add(task)
+    void task.then(() => this.#tasks.delete(task))
+  }
+
   /** Draws all answers of a line; what it needs of the engine is asked for before anything is awaited. */
   async #answer(line: BatchLine, question: Question): Promise<void> {
     const { questions, identity, tokenizer } = this.parts
     const { choices } = question
     this.#inWork += choices.length
+    this.#toCome -= choices.length
     const readers = choices.map(({ reading }) => new AnswerReader(tokenizer, reading))
     try {
-      const told = await allOf(
-        choices.map((choice, at) => this.#draw(line.number, choice, question, readers[at])),
+      const drawn = choices.map((choice, at) =>
+        this.#draw(line.number, choice, question, readers[at]),
       )
+      this.parts.engine.expect(this.#toCome)
+      const told = await allOf(drawn)
       const verdicts = line.grade === null ? null : await this.#judge(line, line.grade, told)
       const usage = usageOf(choices.flatMap((choice, at) => pairOf(choice, readers[at])))
       const form = questions.formOf(line.number, question, identity, tokenizer)

@@ -1,4 +1,4 @@
-// What a job has come to: lines, tokens, verdicts, and how many sequences and experts its steps had.
+// What a job has come to: lines, tokens, verdicts, and how many experts its steps had.
 // Figures of the whole job come from the journal's lines too; those of speed are of this run.
 import type { Ending } from '../engine/loop.js'
 import { passAtK } from './grade.js'
@@ -18,7 +18,6 @@ export class Tally implements JobListener {
   /** Drawn by this run. */
   drawn = 0
   readonly #verdicts: { readonly answers: number; readonly right: number }[] = []
-  #decodeSeconds = 0
   #expertRequests = 0
   #steps = 0
 
@@ -31,7 +30,6 @@ export class Tally implements JobListener {
   }
 
   onEnding({ stats }: Ending): void {
-    this.#decodeSeconds += stats.decodeSeconds
     this.#expertRequests += stats.expertRequests
     this.#steps += Math.max(0, stats.completionTokens - 1)
   }
@@ -42,11 +40,6 @@ export class Tally implements JobListener {
     this.promptTokens += promptTokens
     this.completionTokens += completionTokens
     if (right !== null) this.#verdicts.push({ answers, right })
-  }
-
-  /** Sequences that drew at the same time, on average over `seconds`. */
-  sequences(seconds: number): number {
-    return this.#decodeSeconds / seconds
   }
 
   /** Distinct experts that a step wanted in a layer, as the sequences met them; null: none drew. */

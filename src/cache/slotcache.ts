@@ -4,6 +4,7 @@
 // Residents whose orders come `from` this one; what stands below this file does not know how many
 // there are.
 import type { Cache, Plan } from './cache.js'
+import { Certain } from './certain.js'
 import { increase, type LayerCounts } from './counts.js'
 import { type Expert, expertOf, nowhere, type Place, placeOf, slotOf, Tier } from './place.js'
 import type { CacheShape, Policy } from './policy.js'
@@ -21,6 +22,8 @@ import { SlotState, type SlotTable } from './slots.js'
 
 /** Steps of more tokens are sweeps, and take the experts of a layer in rising index. */
 export const unorderedTokens = 128
+/** Steps of more tokens know of some experts of the next layer that they will be wanted. */
+export const manyTokens = 16
 
 const noScores = new Float32Array(0)
 const none = new Int32Array(0)
@@ -30,11 +33,15 @@ export class SlotCache implements Cache {
   readonly #counts: LayerCounts
   readonly #residents: Residents
   readonly #table: SlotTable
+  readonly #certain: Certain
   readonly #orders = new Orders()
   readonly #places: Int32Array
   /** [wanted] whether it was ordered by this very call */
   readonly #isNew: Uint8Array
   #unusedGuesses = 0
+  /** Of the step in hand and of the one before it. */
+  #stepTokens = 0
+  #lastStepTokens = 0
   /** [MoE layer][experts] router's probabilities of the last routing; none where nobody gives them. */
   readonly #scores: readonly Float32Array[]
 
@@ -49,6 +56,7 @@ export class SlotCache implements Cache {
     this.#counts = counts
     this.#residents = new Residents(shape, policy, counts.evictions)
     this.#table = this.#residents.table
+    this.#certain = new Certain(shape.moeLayers, shape.experts)
     this.#places = new Int32Array(shape.experts)
     this.#isNew = new Uint8Array(shape.experts)
     const rows = scores === null ? 0 : shape.moeLayers
@@ -63,8 +71,13 @@ export class SlotCache implements Cache {
         this.#count((of[at + UseField.expert] ?? 0) as Expert)
       const scores = this.#scores[moeLayer]
       if (scores !== undefined) this.policy.scored?.(moeLayer, scores)
-      const isSweep = tokensOf(of, this.#shape.topK) > unorderedTokens
-      this.#residents.used(moeLayer, of, count, isSweep)
+      const tokens = tokensOf(of, this.#shape.topK)
+      if (tokens > manyTokens) this.#certain.add(moeLayer, of, tokens)
+      if (moeLayer === 0) {
+        this.#lastStepTokens = this.#stepTokens
+        this.#stepTokens = tokens
+      }
+      this.#residents.used(moeLayer, of, count, tokens > unorderedTokens)
     })
   }
 
@@ -85,7 +98,7 @@ export class SlotCache implements Cache {
     this.#residents.beginCall()
     for (const index of wanted) this.#residents.want(this.#expert(moeLayer, index))
     if (stepTokens > unorderedTokens) this.#placeInOrder(moeLayer, wanted)
-    else this.#placeAny(moeLayer, wanted)
+    else if (this.#placeAny(moeLayer, wanted)) this.#loadCertain(moeLayer, stepTokens)
     return { places: this.#places.subarray(0, wanted.length), orders: this.#orders.records }
   }
 
@@ -177,8 +190,11 @@ export class SlotCache implements Cache {
     return this.#orders.records
   }
 
-  /** Steps of few tokens: everything that has a slot is placed, and computed as it lands. */
-  #placeAny(moeLayer: number, wanted: Int32Array): void {
+  /**
+   * Steps of no sweep: everything that has a slot is placed, and computed as it lands. Returns whether
+   * that is all.
+   */
+  #placeAny(moeLayer: number, wanted: Int32Array): boolean {
     // Hits first, so that no miss is given a slot that is needed for a hit.
     for (let at = 0; at < wanted.length; at += 1) {
       const expert = this.#expert(moeLayer, wanted[at])
@@ -191,10 +207,29 @@ export class SlotCache implements Cache {
       if (this.#isHeld(expert)) continue
       if (!this.#demand(expert, false)) {
         this.#holdBack(moeLayer, wanted)
-        return
+        return false
       }
       this.#places[at] = this.#placeOf(expert)
       this.#isNew[at] = 1
+    }
+    return true
+  }
+
+  /**
+   * All that the layer misses is on its way: what the next one will want whatever it routes to follows
+   * into the slots that stream. Behind the last layer comes the first of the next step, which is as large
+   * as this one where steps are alike.
+   */
+  #loadCertain(moeLayer: number, stepTokens: number): void {
+    const isLast = moeLayer + 1 === this.#shape.moeLayers
+    const next = isLast ? 0 : moeLayer + 1
+    const tokens = isLast ? Math.min(stepTokens, this.#lastStepTokens) : stepTokens
+    if (tokens <= manyTokens) return
+    for (let index = 0; index < this.#shape.experts; index += 1) {
+      if (this.#residents.awaitedOf(next) >= this.#residents.sweepStream) return
+      const expert = this.#expert(next, index)
+      if (this.#isHeld(expert) || !this.#certain.isWanted(expert, tokens)) continue
+      if (!this.#guess(expert, true)) return
     }
   }
 

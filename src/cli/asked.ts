@@ -2,6 +2,7 @@
 // what was asked is rendered anew by the checkpoint's own template, as `batch` does it.
 import { type BatchLine, isBad, parseLine } from '../batch/line.js'
 import { type Question, Questions } from '../batch/question.js'
+import { GrammarThreads } from '../engine/grammarthreads.js'
 import type { EngineFacts } from '../engine/protocol.js'
 import { shown } from '../model/error.js'
 import { thinkingTagsOf } from '../model/thinkingtags.js'
@@ -26,7 +27,7 @@ export class Asked implements AskedPrompts {
   /** Lines that are bad were not asked. Throws a Failure for a file that cannot be read. */
   static async open(path: string, folder: string, facts: EngineFacts): Promise<Asked> {
     const tags = thinkingTagsOf(await openText(folder))
-    const [prompts, grammars] = [new Prompts(folder), new GrammarTrials(folder)]
+    const [prompts, grammars] = [new Prompts(folder), new GrammarTrials(new GrammarThreads(folder))]
     const means = { prompts, grammars, thinking: { tags, budget: null } }
     // The least of an answer, since only the prompt is wanted.
     const asked = new Asked(prompts, grammars, new Questions(means, facts, '', 1))

@@ -16,8 +16,9 @@ import {
   soundPart,
 } from '../batch/journal.js'
 import { lockOutput } from '../batch/lock.js'
+import { Prospect } from '../batch/prospect.js'
 import { type QuestionMeans, Questions } from '../batch/question.js'
-import type { JobHead } from '../batch/records.js'
+import type { DoneLine, JobHead } from '../batch/records.js'
 import { Results } from '../batch/results.js'
 import { type BatchSize, batchSize } from '../batch/size.js'
 import { type Survey, survey } from '../batch/survey.js'
@@ -50,6 +51,8 @@ const KV_SHARE = 0.25
 /** Bad lines that are named; a file of another kind would name every line. */
 const COMPLAINTS_MAX = 20
 const HOUR_MS = 3_600_000
+/** Answers that wait in the engine's thread for a place, as many as have one, or so many. */
+const WAITING_LEAST = 8
 
 /** Returns the exit status; throws for everything that a person is to be told. */
 export async function batch(model: string | undefined, flags: BatchFlags): Promise<number> {
@@ -218,14 +221,16 @@ class BatchCommand {
     graders: Graders,
   ): Promise<number> {
     const { flags, source, tokenizer } = this
-    const size = batchSize(seen.needs, flags.maxBatch ?? null, this.#kvTokensFree)
+    const { size, reason } = this.#sizeOf(seen)
+    const waiting = Math.max(WAITING_LEAST, size.sequences)
     const { threads: grammars } = this.means.grammars
-    const wishes = { ...wishesOf(flags, tokenizer.size), ...size, grammars }
-    const engine = await Engine.open(source.folder, wishes)
+    // Nobody waits for a token, so prompts are read as soon as there is a place.
+    const ways = { ...size, waiting, kvByNeed: true, drawShare: 0, grammars }
+    const engine = await Engine.open(source.folder, { ...wishesOf(flags, tokenizer.size), ...ways })
     try {
       const { facts } = engine
       this.log.opened(source.name, facts, size.contextTokens)
-      this.#tellSize(size, seen)
+      this.#tellSize(size, seen, reason)
       const head = { ...headSoFar, instructionSet: facts.instructionSet }
       if (standing !== null) this.#checkPlace(standing, head)
       const { lines, bytes, crc } = soundPart(flags.output, standing?.done ?? [])
@@ -245,7 +250,8 @@ class BatchCommand {
         isDone: (line) => done.has(line),
         drawn: standing?.drawn ?? new Map(),
         verdicts: standing?.verdicts ?? new Map(),
-        sequences: size.sequences,
+        answers: seen.needs.length - answersOf(lines),
+        inWork: size.sequences + waiting,
         interval: flags.journalEvery,
         listener: tally,
       })
@@ -296,11 +302,28 @@ class BatchCommand {
     return received === null ? Status.failed : statusOfSignal(received)
   }
 
-  #tellSize({ sequences, kvTokens }: BatchSize, { lines, needs }: Survey): void {
+  /** `reason`: why so many, where nobody said how many. */
+  #sizeOf({ needs }: Survey): { readonly size: BatchSize; readonly reason: string | null } {
+    const { maxBatch, paced, ...flags } = this.flags
+    if (maxBatch !== undefined || needs.length === 0)
+      return { size: batchSize(needs, maxBatch ?? 1, this.#kvTokensFree), reason: null }
+    const wishes = { ...flags, paced: paced?.bytesPerSecond }
+    const prospect = new Prospect(this.source.folder, wishes, availableBytes(), process.env)
+    const size = batchSize(needs, (...of) => prospect.costOf(...of), this.#kvTokensFree)
+    return { size, reason: prospect.told(size.sequences, size.kvTokens / size.sequences) }
+  }
+
+  #tellSize({ sequences, kvTokens }: BatchSize, survey: Survey, reason: string | null): void {
+    const { lines, needs } = survey
     this.log.line(
       `${lines} lines, ${needs.length} answers; up to ${sequences} at once, which share the keys and values of ${kvTokens} tokens`,
     )
+    if (reason !== null) this.log.line(reason)
   }
+}
+
+function answersOf(lines: readonly DoneLine[]): number {
+  return lines.reduce((sum, { answers }) => sum + answers, 0)
 }
 
 function goesOn(done: number, lines: number): string {

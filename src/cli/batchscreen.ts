@@ -2,7 +2,7 @@
 // own elsewhere, and a summary at the end. Figures come from the tally and from the engine's counters.
 import type { Tally } from '../batch/tally.js'
 import type { EngineFacts } from '../engine/protocol.js'
-import { readUsage, usageBetween } from '../engine/stats.js'
+import { FillFigure, KvFigure, readUsage, usageBetween } from '../engine/stats.js'
 import type { JobFigures } from '../engine/telemetry.js'
 import type { SharedFlags } from './flags.js'
 import type { ProgressStream } from './progress.js'
@@ -56,14 +56,14 @@ export class BatchScreen {
     const { misses, requests, bytesRead } = this.#usage()
     const { config } = facts
     const texts = [
-      `${tally.lines} lines, ${tally.answered} answered; prompts ${tally.promptTokens} tokens, answers ${tally.completionTokens}`,
+      `${tally.lines} lines, ${tally.answered} answered; prompts ${tally.promptTokens} tokens${this.#known()}, answers ${tally.completionTokens}`,
     ]
     if (tally.drawn > 0) {
       const experts = tally.expertsPerLayer(config.layers - config.firstMoeLayer)
       texts.push(
-        `this run: ${tally.drawn} tokens in ${timeText(seconds)}, ${(tally.drawn / seconds).toPrecision(3)} per second; ` +
-          `${tally.sequences(seconds).toPrecision(3)} answers drew at once` +
-          (experts === null ? '' : `, ${experts.toPrecision(3)} experts a layer and step`),
+        `this run: ${tally.drawn} tokens in ${timeText(seconds)}, ${(tally.drawn / seconds).toPrecision(3)} per second` +
+          (experts === null ? '' : `; ${experts.toPrecision(3)} experts a layer and step`),
+        this.#fill(),
       )
       if (requests > 0)
         texts.push(`experts: ${misses} of ${requests} requests missed, ${sizeText(bytesRead)} read`)
@@ -72,6 +72,30 @@ export class BatchScreen {
     const passes = shares.map(([k, share]) => `pass@${k} ${share.toFixed(4)}`)
     if (lines > 0) texts.push(`${lines} lines with a grade: ${passes.join(', ')}`)
     return texts
+  }
+
+  /** Of the prompts of this run, what an earlier answer had computed. */
+  #known(): string {
+    const known = this.facts.counters.kv[KvFigure.hitTokens] ?? 0
+    return known === 0 ? '' : `, ${known} of them known`
+  }
+
+  /** How full steps were, of all and of those that could have been full. */
+  #fill(): string {
+    const { counters, plan } = this.facts
+    const of = (figure: number) => counters.fill[figure] ?? 0
+    const texts = [
+      `mean batch ${meanOf(of(FillFigure.sequences), of(FillFigure.steps))} of ${plan.sequences} in ${of(FillFigure.steps)} steps`,
+    ]
+    const full = of(FillFigure.fullSteps)
+    if (full > 0)
+      texts.push(
+        `${meanOf(of(FillFigure.fullSequences), full)} in the ${full} with enough left to fill them, ` +
+          `${meanOf(of(FillFigure.fullShares), full)} of what had room`,
+      )
+    const parked = of(FillFigure.parked)
+    if (parked > 0) texts.push(`${parked} times an answer gave its room to others`)
+    return texts.join('; ')
   }
 
   #show(): void {
@@ -112,4 +136,8 @@ export class BatchScreen {
   #seconds(): number {
     return Math.max(1e-3, (performance.now() - this.#beginMs) / 1000)
   }
+}
+
+function meanOf(sum: number, count: number): string {
+  return (sum / Math.max(1, count)).toPrecision(4)
 }

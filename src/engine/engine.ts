@@ -12,6 +12,7 @@ import type { Emission, Ending } from './loop.js'
 import type { OpenWishes } from './open.js'
 import type { EngineFacts, FromWorker, ToWorker, WorkerData } from './protocol.js'
 import type { Request } from './sequence.js'
+import { FillFigure } from './stats.js'
 
 export interface EngineWishes extends Omit<OpenWishes, 'control' | 'wake' | 'log'> {
   /** Record routing into this file. */
@@ -20,6 +21,8 @@ export interface EngineWishes extends Omit<OpenWishes, 'control' | 'wake' | 'log
   readonly drawShare?: number | undefined
   /** Holds answers to grammars; absent: no request may have one. They outlive the engine. */
   readonly grammars?: GrammarThreads | undefined
+  /** Requests that wait in the engine's thread, so that no step waits for this one; absent: none. */
+  readonly waiting?: number | undefined
 }
 
 /** A request in work: iterate it for its tokens, then read `ending`. */
@@ -89,6 +92,7 @@ export class Engine {
   readonly #grammars: GrammarThreads | null
   readonly #freeSlots: number[]
   readonly #queue: { request: Request; generation: Generation }[] = []
+  #toCome = 0
   /** Settles once the thread is gone: why it ended by itself, or null after `close`. */
   readonly lost: Promise<Error | null>
   #isClosing = false
@@ -123,11 +127,11 @@ export class Engine {
     { grammars, ...wishes }: EngineWishes,
     private readonly log: (line: string) => void,
   ) {
-    const sequences = wishes.sequences ?? 1
+    const slots = (wishes.sequences ?? 1) + (wishes.waiting ?? 0)
     this.#grammars = grammars ?? null
-    this.#control = sharedWords(Control.cancel + sequences)
+    this.#control = sharedWords(Control.cancel + slots)
     this.#wakeWord = sharedWords(1)
-    this.#freeSlots = Array.from({ length: sequences }, (_, slot) => sequences - 1 - slot)
+    this.#freeSlots = Array.from({ length: slots }, (_, slot) => slots - 1 - slot)
     const { port1, port2 } = new MessageChannel()
     this.#port = port1
     const data: WorkerData = {
@@ -183,6 +187,12 @@ export class Engine {
     return generation
   }
 
+  /** So many requests will come beyond those that did; only figures of how full steps are go by it. */
+  expect(count: number): void {
+    this.#toCome = count
+    this.#countToCome()
+  }
+
   /** Asks for an early end of the request that has this place and number in the counters, if it is in work. */
   cancelNumber(slot: number, number: number): boolean {
     if (!this.#generations.has(slot) || this.#numberAt(slot) !== number) return false
@@ -229,11 +239,10 @@ export class Engine {
   }
 
   #startQueued(): void {
-    while (this.#queue.length > 0 && this.#fault === null) {
+    while (this.#queue.length > 0 && this.#freeSlots.length > 0 && this.#fault === null) {
       const slot = this.#freeSlots.pop()
-      if (slot === undefined) return
       const next = this.#queue.shift()
-      if (next === undefined) return
+      if (slot === undefined || next === undefined) break
       Atomics.store(this.#control, Control.cancel + slot, 0)
       this.#generations.set(slot, next.generation)
       this.#tell({
@@ -243,6 +252,11 @@ export class Engine {
         seat: this.#sit(slot, next.request),
       })
     }
+    this.#countToCome()
+  }
+
+  #countToCome(): void {
+    this.facts.counters.fill[FillFigure.toCome] = this.#toCome + this.#queue.length
   }
 
   #sit(slot: number, { grammar, maxTokens }: Request): GrammarSeat | null {

@@ -16,6 +16,7 @@ import { type Scored, ScoreSheet } from './score.js'
 import { type FinishReason, type Request, Sequence } from './sequence.js'
 import {
   countExpertRequests,
+  FillFigure,
   KvFigure,
   newRequestStats,
   type RequestStats,
@@ -124,8 +125,10 @@ export class Loop {
   add(slot: number, request: Request, grammar: TokenGrammar | null = null): void {
     const wantsSheet = request.score || request.routing
     // What is told of every token of a prompt is only known where they are computed.
-    const mayReuse = this.model.reusesPrefixes && !wantsSheet && this.recorder === null
-    const sequence = new Sequence(slot, request, mayReuse, grammar)
+    const isTold = wantsSheet || this.recorder !== null
+    const mayReuse = this.model.reusesPrefixes && !isTold
+    const mayPark = this.model.kvByNeed && !isTold
+    const sequence = new Sequence(slot, request, mayReuse, grammar, mayPark)
     this.#accounts.set(sequence, {
       stats: newRequestStats(request.prompt.length),
       sheet: wantsSheet ? new ScoreSheet(sequence, this.#moeLayers, this.#topK) : null,
@@ -144,6 +147,7 @@ export class Loop {
     const shares = this.#schedule.next()
     this.#isParked = shares.length === 0
     this.#countBlocks()
+    this.#countFill(shares.length)
     if (this.#isParked) return Reason.done
     this.#batch.fill(shares)
     this.#outcome.prepare(shares, this.#moeLayers * this.#topK, this.#scoresPerToken)
@@ -249,7 +253,8 @@ export class Loop {
     stats.cachedTokens = sequence.cached
     const { kv } = this.model.counters
     kv[KvFigure.hitTokens] = (kv[KvFigure.hitTokens] ?? 0) + sequence.cached
-    kv[KvFigure.queryTokens] = (kv[KvFigure.queryTokens] ?? 0) + sequence.reusable
+    const reusable = sequence.mayReuse ? sequence.promptLength - 1 : 0
+    kv[KvFigure.queryTokens] = (kv[KvFigure.queryTokens] ?? 0) + reusable
     this.#schedule.remove(sequence)
     this.#log.ended(sequence, reason)
     this.#countBlocks()
@@ -263,6 +268,24 @@ export class Loop {
     const { kv } = this.model.counters
     kv[KvFigure.used] = this.model.plan.kvBlocks - this.#prefixes.free
     kv[KvFigure.remembering] = this.#prefixes.remembering
+  }
+
+  /** The next step has so many sequences. */
+  #countFill(sequences: number): void {
+    const { fill } = this.model.counters
+    const { places, timesParked } = this.#schedule
+    const add = (figure: number, by: number) => {
+      fill[figure] = (fill[figure] ?? 0) + by
+    }
+    fill[FillFigure.parked] = timesParked
+    if (sequences === 0) return
+    add(FillFigure.steps, 1)
+    add(FillFigure.sequences, sequences)
+    const unfinished = this.#schedule.sequences.length + (fill[FillFigure.toCome] ?? 0)
+    if (unfinished < places) return
+    add(FillFigure.fullSteps, 1)
+    add(FillFigure.fullSequences, sequences)
+    add(FillFigure.fullShares, sequences / places)
   }
 
   #accountOf(sequence: Sequence): Account {

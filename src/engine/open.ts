@@ -59,6 +59,8 @@ export interface OpenModel {
   readonly note: string | null
   /** Whether requests take what earlier ones have computed of their prompts. */
   readonly reusesPrefixes: boolean
+  /** Whether sequences take KV blocks as they grow. */
+  readonly kvByNeed: boolean
   /** KV on a drive; null: none is kept there. */
   readonly kvStore: KvStore | null
   /** Words that another thread may write: see Control. */
@@ -78,7 +80,12 @@ export interface OpenWishes extends LayoutWishes, BudgetWishes, ProfileWishes, K
   readonly forecastEvery?: number | undefined
   /** Whether requests take what earlier ones have computed of their prompts; absent: they do. */
   readonly reusesPrefixes?: boolean | undefined
-  /** Words over shared memory, Control.cancel + sequences of them; absent: this thread's own. */
+  /**
+   * Whether sequences take KV blocks as they grow, and the newest waits where none is left; absent: each
+   * has all that it may need from its start.
+   */
+  readonly kvByNeed?: boolean | undefined
+  /** Words over shared memory, Control.cancel + a word for each request; absent: this thread's own. */
   readonly control?: Int32Array | undefined
   /** A shared word that is changed and notified when something has arrived; absent: nobody sleeps. */
   readonly wake?: Int32Array | undefined
@@ -107,7 +114,7 @@ export function openModel(
   const counters = newCounters(
     config.layers - config.firstMoeLayer,
     experts.experts,
-    plan.sequences,
+    control.length - Control.cancel,
   )
   const manifest =
     experts.loadMode === 'direct' ? loadManifest(checkpoint) : { checksums: null, note: null }
@@ -190,6 +197,7 @@ export function openModel(
         : null,
     kept: wishes.scores ?? null,
     reusesPrefixes: wishes.reusesPrefixes ?? true,
+    kvByNeed: wishes.kvByNeed ?? false,
     kvStore,
     forecast: forecast?.memory ?? null,
     note: notes.length > 0 ? notes.join('; ') : null,

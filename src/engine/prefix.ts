@@ -46,10 +46,10 @@ export class PrefixTree {
   }
 
   /**
-   * Takes all the blocks that the sequence may need, with what is known of its first tokens; of those,
-   * the last token of the prompt is always left to compute. False, and nothing is taken: too few.
+   * Takes the blocks that the sequence begins with, and what is known of its first tokens; of those,
+   * the last is always left to compute. False, and nothing is taken: fewer than `spareLeast` would be left.
    */
-  admit(sequence: Sequence): boolean {
+  admit(sequence: Sequence, spareLeast = 0): boolean {
     const { tokens } = sequence
     const most = sequence.reusable
     const path: PrefixNode[] = []
@@ -57,10 +57,10 @@ export class PrefixTree {
       path.push(node)
       node = this.#whole(node, tokens, path.length * kvBlockTokens, most)
     }
-    const wanted = blocksFor(tokens.length) - path.length
+    const wanted = blocksFor(sequence.reserved) - path.length
     for (const node of path) this.#pin(node)
     const spare = this.free - wanted
-    if (spare < 0) {
+    if (spare < spareLeast) {
       this.#unpin(path)
       return false
     }
@@ -74,6 +74,15 @@ export class PrefixTree {
     sequence.path = path
     sequence.blocks = [...path.map(({ block }) => block), ...fresh]
     sequence.reuse(begin + agreed)
+    return true
+  }
+
+  /** Sees to it that the sequence has blocks for its next tokens. False, and nothing is taken: too few. */
+  extend(sequence: Sequence, tokens: number): boolean {
+    const { blocks, computed } = sequence
+    const wanted = blocksFor(computed + tokens) - blocks.length
+    if (wanted > this.free) return false
+    if (wanted > 0) blocks.push(...this.#take(wanted))
     return true
   }
 

@@ -2,7 +2,8 @@
 // step's tokens reads prompts, in order of arrival, so a long prompt is read in pieces between the
 // draws of the others; after a step with prompts, steps without follow until the draws have had their share
 // of the time. A sequence is admitted when its KV blocks are free, and begins behind what others have
-// computed of its prompt; what another one computes in this very step it waits for.
+// computed of its prompt; what another one computes in this very step it waits for. Where sequences take
+// blocks as they grow and none is left, the newest is parked: it gives its blocks back and goes on later.
 import { type Share, shareOf } from './batch.js'
 import type { KvStore } from './kvstore.js'
 import type { PrefixTree } from './prefix.js'
@@ -15,6 +16,8 @@ export class Schedule {
   readonly #running: Sequence[] = []
   /** Time that steps without prompts are to be given before the next with one. */
   #owedMs = 0
+  #isShort = false
+  #timesParked = 0
   #hasDraws = false
   #hasPrompts = false
 
@@ -34,6 +37,16 @@ export class Schedule {
 
   get sequences(): readonly Sequence[] {
     return [...this.#running, ...this.#fetching, ...this.#waiting]
+  }
+
+  /** Sequences that fit into a step: fewer than the most while others wait for KV blocks. */
+  get places(): number {
+    return this.#isShort ? this.#running.length + this.#fetching.length : this.sequencesMax
+  }
+
+  /** How often a sequence was parked. */
+  get timesParked(): number {
+    return this.#timesParked
   }
 
   add(sequence: Sequence): void {
@@ -63,8 +76,9 @@ export class Schedule {
     this.#admit()
     const shares: Share[] = []
     let room = this.stepTokens
-    for (const sequence of this.#running) {
+    for (const sequence of [...this.#running]) {
       if (sequence.pending !== 1 || room < 1 || sequence.grammar?.isLate === true) continue
+      if (!this.#hasRoomToGrow(sequence)) continue
       shares.push(shareOf(sequence, 1))
       room -= 1
     }
@@ -95,12 +109,35 @@ export class Schedule {
     return shares.some((share) => this.prefixes.isNextOf(sequence, share.sequence, share.tokens))
   }
 
+  /** False: it was parked itself. Those that are in the step already are older, and none of them is. */
+  #hasRoomToGrow(sequence: Sequence): boolean {
+    while (sequence.mayPark && !this.prefixes.extend(sequence, 1)) {
+      const newest = this.#running.findLast(({ mayPark }) => mayPark) ?? sequence
+      this.#park(newest)
+      if (newest === sequence) return false
+    }
+    return true
+  }
+
+  /** It waits before all that have not begun. */
+  #park(sequence: Sequence): void {
+    this.#running.splice(this.#running.lastIndexOf(sequence), 1)
+    this.prefixes.release(sequence)
+    sequence.park()
+    this.#waiting.unshift(sequence)
+    this.#isShort = true
+    this.#timesParked += 1
+  }
+
   #admit(): void {
+    this.#isShort = false
     for (;;) {
       const first = this.#waiting[0]
       const running = this.#running.length + this.#fetching.length
       if (first === undefined || running >= this.sequencesMax) return
-      if (!this.prefixes.admit(first)) return
+      // Each of those that grow may need a block soon.
+      this.#isShort = !this.prefixes.admit(first, first.mayPark ? running : 0)
+      if (this.#isShort) return
       this.#waiting.shift()
       if (this.store?.fetch(first)) this.#fetching.push(first)
       else this.#running.push(first)

@@ -49,15 +49,19 @@ export class Sequence {
   /** What stands for the first of them, full ones, where others may find them. */
   path: PrefixNode[] = []
   readonly #thinking: ThinkingWatch | null
+  /** Tokens that were computed once and are not any more. */
+  #lost = 0
 
   constructor(
     /** Number of its cancel flag. */
     readonly slot: number,
     readonly request: Request,
     /** Whether keys and values of its prompt may be taken from others. */
-    private readonly mayReuse = false,
+    readonly mayReuse = false,
     /** Made of the request's own wish. */
     readonly grammar: TokenGrammar | null = null,
+    /** Whether it takes KV blocks as it grows and can give them all back; else it has them from the start. */
+    readonly mayPark = false,
   ) {
     this.tokens = new Int32Array(request.prompt.length + request.maxTokens)
     this.tokens.set(request.prompt)
@@ -85,15 +89,27 @@ export class Sequence {
     return this.#thinking?.forced ?? -1
   }
 
-  /** Of its prompt, how many tokens may be taken from others: never the last, whose logits are wanted. */
-  get reusable(): number {
-    return this.mayReuse ? this.promptLength - 1 : 0
+  /** Tokens that its KV blocks must have room for when it begins. */
+  get reserved(): number {
+    return this.mayPark ? this.length : this.tokens.length
   }
 
-  /** The first `count` tokens are computed: others have done it. */
+  /** Of its tokens, how many may be taken from others: never the last, whose logits are wanted. */
+  get reusable(): number {
+    return this.mayReuse ? this.length - 1 : 0
+  }
+
+  /** The first `count` tokens are computed: others have done it, or it has itself before it was parked. */
   reuse(count: number): void {
-    this.cached += Math.max(0, count - this.computed)
+    const known = Math.max(this.computed, this.#lost)
+    this.cached += Math.max(0, Math.min(count, this.promptLength) - known)
     this.computed = Math.max(this.computed, count)
+  }
+
+  /** Its blocks are gone: when it goes on, all that it had is read again, which gives the same bits. */
+  park(): void {
+    this.#lost = Math.max(this.#lost, this.computed)
+    this.computed = 0
   }
 
   /**

@@ -16,6 +16,8 @@ export interface EngineCounters {
   readonly activity: Activity
   /** [KvFigure.count], in memory as of the last step, on the drive as of the last change. */
   readonly kv: Float64Array
+  /** [FillFigure.count], since open. */
+  readonly fill: Float64Array
 }
 
 /** What look-ahead thinks of itself. */
@@ -54,6 +56,25 @@ export const KvFigure = {
   count: 10,
 } as const
 
+/** How full steps are. */
+export const FillFigure = {
+  /** Steps, and the sequences in them, summed. */
+  steps: 0,
+  sequences: 1,
+  /**
+   * Steps while at least as many requests were unfinished as fit, the sequences in them, and the share that
+   * these were of what KV had room for, summed.
+   */
+  fullSteps: 2,
+  fullSequences: 3,
+  fullShares: 4,
+  /** How often a sequence gave its KV blocks back before it was done. */
+  parked: 5,
+  /** Written by whoever asks: requests that the engine has not been given yet. */
+  toCome: 6,
+  count: 7,
+} as const
+
 /** Distances of which these are told. */
 export const figureDistances = [1, 2, 4] as const
 
@@ -70,6 +91,7 @@ export function newCounters(moeLayers: number, experts = 0, sequences = 0): Engi
     prefetch: doubles(PrefetchFigure.count).fill(Number.NaN),
     activity: newActivity(experts, sequences),
     kv: doubles(KvFigure.count),
+    fill: doubles(FillFigure.count),
   }
 }
 

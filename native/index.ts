@@ -254,8 +254,7 @@ export function contractDifferences(theirs: Readonly<Record<string, number>>): s
   return [...names].filter((name) => ours.get(name) !== theirs[name])
 }
 
-function loadAddon(): Addon {
-  const path = findAddon()
+function loadAddon(path: string): Addon {
   if (!existsSync(path)) {
     throw new Error(`ring-offload: ${path} is not built; run npm start or npm test once`)
   }
@@ -269,7 +268,10 @@ function loadAddon(): Addon {
   return addon
 }
 
-const addon = loadAddon()
+/** The file that the native part is, by which one build is told from another. */
+export const addonPath = findAddon()
+
+const addon = loadAddon(addonPath)
 
 /** The numbers of the addon's side of the contract, by `group.name`. */
 export const nativeContract = addon.contract

@@ -54,6 +54,10 @@ describe('wrong usage', () => {
     ['a pipe as the output of a job', ['batch', '-o', '-'], /--output.*'-'.*Expected a file/],
     ['no time of day', ['batch', '--until', '25:00'], /--until.*'25:00'.*as 07:00/],
     ['no interval', ['batch', '--journal-every', '1h'], /--journal-every.*'1h'.*seconds as 30s/],
+    ['a read that is no size', ['run', '--read-chunk', '4KiB'], /--read-chunk.*from 64KiB to 1GiB/],
+    ['no settings to try', ['tune', '--try', 'math'], /--try.*'math'.*threads,/],
+    ['showing and forgetting', ['tune', '--show', '--forget'], /--show.*--forget/],
+    ['nothing to compare with', ['bench', '--compare', '=1'], /--compare.*'=1'.*policy=lru/],
     ['no number of answers', ['batch', '--max-batch', 'all'], /--max-batch.*'all'.*whole number/],
   ])('%s', async (_title, words, said) => {
     expectRefusal(await command(words), 2, said)

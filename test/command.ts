@@ -93,5 +93,12 @@ export function copyOfTiny(folder: string): string {
 /** No variable of whoever runs the tests, npm's included, reaches the program, and nothing of other runs. */
 function clean(environment: Readonly<Record<string, string>>): Record<string, string> {
   const { PATH = '', HOME = '' } = process.env
-  return { PATH, HOME, TMPDIR: os.tmpdir(), RING_PROFILE: 'none', ...environment }
+  return {
+    PATH,
+    HOME,
+    TMPDIR: os.tmpdir(),
+    RING_PROFILE: 'none',
+    RING_NO_TUNED: '1',
+    ...environment,
+  }
 }

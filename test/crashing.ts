@@ -93,7 +93,7 @@ export function atChange(folder: string, changes: number, then: () => void): voi
 }
 
 /** Cuts a file off at random, or puts zeros where its end was, as some file systems do. */
-export function lose(path: string, least: number, dice: Dice, hasZeros: boolean): void {
+function lose(path: string, least: number, dice: Dice, hasZeros: boolean): void {
   if (!existsSync(path)) return
   const { size } = statSync(path)
   const kept = least + dice.below(size - least + 1)
@@ -102,7 +102,7 @@ export function lose(path: string, least: number, dice: Dice, hasZeros: boolean)
 }
 
 /** Loses what was written last of the journal, of the output, or of both. */
-export function loseEnds({ journal, output }: Job, dice: Dice, kill: number): void {
+function loseEnds({ journal, output }: Job, dice: Dice, kill: number): void {
   // More than a power cut could take: anything but the head, which is safe before the rest begins.
   const head = readFileSync(journal).indexOf('\n') + 1
   if (kill % 3 !== 0) lose(journal, head, dice, kill % 4 === 1)

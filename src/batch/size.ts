@@ -15,6 +15,8 @@ export interface BatchSize {
 const SEQUENCES_AUTO = 512
 /** Of what a sequence may need in the end, what it has on average over its time. */
 const SHARE_HELD = 0.5
+/** Requests that wait behind those in work, at least. */
+const WAITING_LEAST = 8
 
 /** What a step of so many sequences costs, which each have the keys and values of so many tokens. */
 export type CostOf = (sequences: number, tokensEach: number) => StepCost
@@ -39,6 +41,12 @@ export function batchSize(
   const shared = Math.min(wanted, held, free)
   // Room for the longest, without which nothing could be answered.
   return { sequences, contextTokens, kvTokens: Math.max(roundedUp(contextTokens), shared) }
+}
+
+/** How an engine is opened for it. Nobody waits for a token, so prompts are read as soon as there is a place. */
+export function openedFor(size: BatchSize) {
+  const waiting = Math.max(WAITING_LEAST, size.sequences)
+  return { ...size, waiting, kvByNeed: true, drawShare: 0 }
 }
 
 function roundedUp(tokens: number): number {

@@ -148,6 +148,13 @@ export function size(text: string): number {
   throw new InvalidArgumentError('Expected a size such as 2GiB or 800MB.')
 }
 
+/** Bytes of one read from a drive. */
+export function chunk(text: string): number {
+  const bytes = size(text)
+  if (bytes >= 2 ** 16 && bytes <= 2 ** 30) return bytes
+  throw new InvalidArgumentError('Expected a size from 64KiB to 1GiB.')
+}
+
 /** From 1 to 1024. */
 export function powerOfTwo(text: string): number {
   const value = /^\d{1,4}$/.test(text) ? Number(text) : 0

@@ -20,7 +20,7 @@ import { Prospect } from '../batch/prospect.js'
 import { type QuestionMeans, Questions } from '../batch/question.js'
 import type { DoneLine, JobHead } from '../batch/records.js'
 import { Results } from '../batch/results.js'
-import { type BatchSize, batchSize } from '../batch/size.js'
+import { type BatchSize, batchSize, openedFor } from '../batch/size.js'
 import { type Survey, survey } from '../batch/survey.js'
 import { Tally } from '../batch/tally.js'
 import { Engine } from '../engine/engine.js'
@@ -44,6 +44,7 @@ import { Interrupts, statusOfSignal } from './interrupt.js'
 import { LineFile } from './jsonl.js'
 import { type Log, logFor } from './log.js'
 import { findModel, type ModelSource, packageVersion } from './source.js'
+import { withTuned } from './tuned.js'
 import { ceilingOf, mayWatch } from './watch.js'
 
 /** Of the memory that is free before the model is loaded, for keys and values. */
@@ -51,8 +52,6 @@ const KV_SHARE = 0.25
 /** Bad lines that are named; a file of another kind would name every line. */
 const COMPLAINTS_MAX = 20
 const HOUR_MS = 3_600_000
-/** Answers that wait in the engine's thread for a place, as many as have one, or so many. */
-const WAITING_LEAST = 8
 
 /** Returns the exit status; throws for everything that a person is to be told. */
 export async function batch(model: string | undefined, flags: BatchFlags): Promise<number> {
@@ -221,12 +220,11 @@ class BatchCommand {
     graders: Graders,
   ): Promise<number> {
     const { flags, source, tokenizer } = this
-    const { size, reason } = this.#sizeOf(seen)
-    const waiting = Math.max(WAITING_LEAST, size.sequences)
+    const tuned = withTuned(source, flags, this.log, true)
+    const { size, reason } = this.#sizeOf(seen, tuned)
     const { threads: grammars } = this.means.grammars
-    // Nobody waits for a token, so prompts are read as soon as there is a place.
-    const ways = { ...size, waiting, kvByNeed: true, drawShare: 0, grammars }
-    const engine = await Engine.open(source.folder, { ...wishesOf(flags, tokenizer.size), ...ways })
+    const ways = { ...openedFor(size), grammars }
+    const engine = await Engine.open(source.folder, { ...wishesOf(tuned, tokenizer.size), ...ways })
     try {
       const { facts } = engine
       this.log.opened(source.name, facts, size.contextTokens)
@@ -251,7 +249,7 @@ class BatchCommand {
         drawn: standing?.drawn ?? new Map(),
         verdicts: standing?.verdicts ?? new Map(),
         answers: seen.needs.length - answersOf(lines),
-        inWork: size.sequences + waiting,
+        inWork: size.sequences + ways.waiting,
         interval: flags.journalEvery,
         listener: tally,
       })
@@ -303,10 +301,15 @@ class BatchCommand {
   }
 
   /** `reason`: why so many, where nobody said how many. */
-  #sizeOf({ needs }: Survey): { readonly size: BatchSize; readonly reason: string | null } {
-    const { maxBatch, paced, ...flags } = this.flags
-    if (maxBatch !== undefined || needs.length === 0)
-      return { size: batchSize(needs, maxBatch ?? 1, this.#kvTokensFree), reason: null }
+  #sizeOf(
+    { needs }: Survey,
+    tuned: BatchFlags,
+  ): { readonly size: BatchSize; readonly reason: string | null } {
+    const { maxBatch = 'auto', paced, ...flags } = tuned
+    if (maxBatch !== 'auto' || needs.length === 0) {
+      const wish = maxBatch === 'auto' ? 1 : maxBatch
+      return { size: batchSize(needs, wish, this.#kvTokensFree), reason: null }
+    }
     const wishes = { ...flags, paced: paced?.bytesPerSecond }
     const prospect = new Prospect(this.source.folder, wishes, availableBytes(), process.env)
     const size = batchSize(needs, (...of) => prospect.costOf(...of), this.#kvTokensFree)

@@ -11,8 +11,7 @@ export interface BatchFlags extends SharedFlags, ScreenFlags {
   readonly output: string
   readonly order: Order
   readonly strict?: boolean
-  /** Absent: auto. */
-  readonly maxBatch?: number
+  readonly maxBatch?: number | 'auto'
   readonly predict?: number
   readonly journalEvery: Interval
   /** Minutes after midnight. */
@@ -64,8 +63,8 @@ function outputName(text: string): string {
   return filled('a file name')(text)
 }
 
-function batchSize(text: string): number | undefined {
-  return text === 'auto' ? undefined : whole(1, 4096)(text)
+function batchSize(text: string): number | 'auto' {
+  return text === 'auto' ? text : whole(1, 4096)(text)
 }
 
 /** `30s` or `100`. */

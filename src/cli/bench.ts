@@ -10,13 +10,15 @@ import type { RequestStats, Usage } from '../engine/stats.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { inventory } from '../model/inventory.js'
 import type { Tokenizer } from '../model/tokenizer.js'
+import type { BenchFlags } from './benchflags.js'
 import { benchPrompts } from './benchprompts.js'
 import { openText, rawPrompt } from './conversation.js'
 import { Failure, Status } from './failure.js'
-import { type BenchFlags, refuseUnavailable, wishesOf } from './flags.js'
+import { refuseUnavailable, wishesOf } from './flags.js'
 import { type Log, logFor } from './log.js'
 import { runReport } from './report.js'
 import { findModel, type ModelSource } from './source.js'
+import { withTuned } from './tuned.js'
 
 /** What one pass over all prompts came to, and what the machine could do meanwhile. */
 interface Pass {
@@ -40,7 +42,7 @@ export async function bench(model: string | undefined, flags: BenchFlags): Promi
   const source = findModel(model)
   const tokenizer = await openText(source.folder)
   if (flags.compare !== undefined) return compare(source, tokenizer, flags, log)
-  const measured = await measure(source, tokenizer, flags, log)
+  const measured = await measure(source, tokenizer, withTuned(source, flags, log), log)
   tellPasses(measured, log)
   process.stdout.write(`${JSON.stringify(reportOf(source, measured, flags))}\n`)
   return Status.done
@@ -224,12 +226,13 @@ async function compare(
   flags: BenchFlags,
   log: Log,
 ): Promise<number> {
-  const other = { ...flags, ...flags.compare }
+  const first = withTuned(source, flags, log)
+  const second = withTuned(source, { ...flags, ...flags.compare }, log)
   const ratios: { cold: number; warm: number }[] = []
   for (let pair = 0; pair < flags.pairs; pair += 1) {
-    const one = await measure(source, tokenizer, flags, log)
+    const one = await measure(source, tokenizer, first, log)
     tellPasses(one, log)
-    const two = await measure(source, tokenizer, other, log)
+    const two = await measure(source, tokenizer, second, log)
     tellPasses(two, log)
     const same = one.cold.tokens.join() === two.cold.tokens.join()
     if (!same) throw new Failure('the two settings did not draw the same tokens')

@@ -17,6 +17,7 @@ import { requestOf, seedOf } from './request.js'
 import { Screen } from './show.js'
 import { findModel } from './source.js'
 import { SpokenLines } from './spokenlines.js'
+import { withTuned } from './tuned.js'
 import { ceilingOf, EngineSource, mayWatch, watched } from './watch.js'
 
 const help = `/reset  forget what was said
@@ -34,9 +35,8 @@ export async function chat(model: string | undefined, flags: ChatFlags): Promise
   if (flags.json) log.line('--json has no effect on chat')
   const tokenizer = await openText(source.folder)
   const conversation = new Conversation(source.folder, tokenizer, flags)
-  const engine = await Engine.open(source.folder, wishesOf(flags, tokenizer.size), (line) =>
-    log.line(line),
-  )
+  const wishes = wishesOf(withTuned(source, flags, log), tokenizer.size)
+  const engine = await Engine.open(source.folder, wishes, (line) => log.line(line))
   try {
     log.opened(source.name, engine.facts, flags.ctxSize)
     if (process.stdin.isTTY) log.line('/help lists what can be said beside text')

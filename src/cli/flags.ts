@@ -3,7 +3,7 @@
 // apart. Surprising: sampling is greedy unless --temp says otherwise, so that a command gives the
 // same answer twice.
 import { join } from 'node:path'
-import { Command, InvalidArgumentError, Option } from 'commander'
+import { type Command, Option } from 'commander'
 import type { EngineWishes } from '../engine/engine.js'
 import { cacheFolder } from '../engine/manifest.js'
 import { usualDrawShare } from '../engine/protocol.js'
@@ -11,6 +11,7 @@ import {
   ahead,
   type Budget,
   budget,
+  chunk,
   filled,
   folders,
   logitBias,
@@ -31,12 +32,20 @@ export interface SharedFlags {
   readonly backend: 'auto' | 'cpu' | 'cuda'
   readonly expertRam?: Budget
   readonly expertVram?: Budget
-  readonly loadMode: 'auto' | 'mapped' | 'direct'
-  readonly policy?: string
+  /** Bytes, of an automatic budget. */
+  readonly expertRamMost?: number | undefined
+  readonly loadMode?: 'auto' | 'mapped' | 'direct' | undefined
+  readonly policy?: string | undefined
   readonly profile?: string
   readonly saveProfile?: string
-  readonly prefetch: 'auto' | 'on' | 'off'
-  readonly threads?: number
+  readonly prefetch?: 'auto' | 'on' | 'off' | undefined
+  /** Reads under way at once. */
+  readonly readDepth?: number | undefined
+  /** Bytes of one read. */
+  readonly readChunk?: number | undefined
+  /** Whether settings that `tune` found are used. */
+  readonly tuned: boolean
+  readonly threads?: number | undefined
   readonly ctxSize?: number
   readonly kvType: 'bf16' | 'f32'
   readonly kvDir?: string
@@ -83,13 +92,6 @@ export interface RunFlags extends SharedFlags, DrawFlags, TalkFlags, ScreenFlags
   readonly raw?: boolean
 }
 
-export interface BenchFlags extends SharedFlags {
-  readonly predict: number
-  readonly promptTokens?: number
-  readonly compare?: Partial<SharedFlags>
-  readonly pairs: number
-}
-
 export interface ServeFlags extends SharedFlags, ScreenFlags {
   readonly host: string
   readonly port: number
@@ -132,9 +134,12 @@ export function addSharedFlags(command: Command): Command {
     option('--rope-scaling <yarn,factor>', 'extend the context by YaRN', ropeScaling),
     option('--expert-ram <size>', 'memory for experts: 96GiB, or 25% of all', budget),
     option('--expert-vram <size>', 'GPU memory for experts: a size, or a share of all', budget),
-    option('--load-mode <mode>', 'how weights are read')
-      .choices(['auto', 'mapped', 'direct'])
-      .default('auto'),
+    option('--expert-ram-most <size>', 'no more than that, where the budget is automatic', size),
+    option('--load-mode <mode>', 'how weights are read (default: auto)').choices([
+      'auto',
+      'mapped',
+      'direct',
+    ]),
     option('--policy <name>', 'which experts stay in memory', filled('the name of a policy')),
     option(
       '--profile <file>',
@@ -152,9 +157,13 @@ export function addSharedFlags(command: Command): Command {
     option('--mirror <folder>', 'holds copies of the files; may be repeated', folders),
     option('--paced <rate,latency>', 'a drive made of RAM, as 2GB/s,200us; for measuring', paced),
     option('--ceiling <rate>', 'what the drive can do, as 7GB/s, for shares of it', rate),
-    option('--prefetch <when>', 'read experts before their layers ask; auto: where it is faster')
-      .choices(['auto', 'on', 'off'])
-      .default('auto'),
+    option(
+      '--prefetch <when>',
+      'read experts before their layers ask; auto, the default: where it is faster',
+    ).choices(['auto', 'on', 'off']),
+    option('--read-depth <n>', "reads under way at once (default: the drive's)", whole(1, 1024)),
+    option('--read-chunk <size>', 'of one read of an expert (default: 2MiB)', chunk),
+    option('--no-tuned', 'pass over settings that tune found'),
     option('--trace <file>', 'record the routing', filled('the name of a file')),
     option('--trace-scores [ahead]', 'with --trace: probabilities too, and ahead as 1,2,4', ahead),
     option('--json', 'one JSON object as the last line of stdout'),
@@ -212,29 +221,6 @@ export function addPromptFlags(command: Command): Command {
   ])
 }
 
-export function addBenchFlags(command: Command): Command {
-  return addAll(command, 'Measuring:', [
-    option('-n, --predict <n>', 'tokens to decode in a pass, over all prompts', count()).default(
-      160,
-    ),
-    option(
-      '--prompt-tokens <n>',
-      'length of every prompt, by repetition (default: as they are)',
-      count(),
-    ),
-    option(
-      '--compare <setting>',
-      'alternate with another setting, as expert-ram=50%,policy=lru',
-      settings,
-    ),
-    option(
-      '--pairs <n>',
-      'with --compare: how many times both are measured',
-      whole(1, 100),
-    ).default(5),
-  ])
-}
-
 export function addServeFlags(command: Command): Command {
   return addAll(command, 'Server:', [
     option('--host <host>', 'where to listen', filled('a host')).default('127.0.0.1'),
@@ -254,26 +240,6 @@ export function addServeFlags(command: Command): Command {
     reasoningBudget(),
     option('--show-text', 'tell the dashboard what is answered; else nobody is told'),
   ])
-}
-
-/** NAME=VALUE, several separated by commas: the shared flags that another setting has. */
-function settings(text: string): Partial<SharedFlags> {
-  const words = text.split(',').flatMap((entry) => {
-    const [, name = '', value = ''] = /^([a-z-]+)=(.+)$/.exec(entry) ?? []
-    return [`--${name}`, value]
-  })
-  const parsed = addSharedFlags(new Command())
-    .exitOverride()
-    .configureOutput({ writeErr: () => {} })
-  try {
-    parsed.parse(words, { from: 'user' })
-  } catch (error) {
-    throw new InvalidArgumentError(error instanceof Error ? error.message : String(error))
-  }
-  const given = Object.entries(parsed.opts<SharedFlags>()).filter(
-    ([name]) => parsed.getOptionValueSource(name) === 'cli',
-  )
-  return Object.fromEntries(given)
 }
 
 /** What `verify` can and cannot show. */
@@ -302,6 +268,7 @@ export function wishesOf(flags: SharedFlags, sampleable?: number): EngineWishes 
     sampleable,
     math: flags.math,
     expertRam: flags.expertRam,
+    expertRamMost: flags.expertRamMost,
     loadMode: flags.loadMode,
     policy: flags.policy,
     prefetch: flags.prefetch,
@@ -316,6 +283,8 @@ export function wishesOf(flags: SharedFlags, sampleable?: number): EngineWishes 
     scores: scoresOf(flags),
     reads: {
       rung: rungOf(process.env.RING_IO),
+      depth: flags.readDepth,
+      chunkBytes: flags.readChunk,
       mirrors: flags.mirror,
       pace:
         flags.paced === undefined ? undefined : { ...flags.paced, depth: 32, jitter: 0, seed: 1 },
@@ -361,7 +330,16 @@ export function idleFlags(flags: SharedFlags & Partial<DrawFlags>): string[] {
     flags.policy !== undefined && isUnbudgeted,
     'where all experts are mapped and no --expert-ram is given',
   )
-  idle('--prefetch on', flags.prefetch === 'on' && flags.loadMode === 'mapped', 'on mapped experts')
+  const isMapped = flags.loadMode === 'mapped'
+  idle('--prefetch on', flags.prefetch === 'on' && isMapped, 'on mapped experts')
+  idle('--read-depth', flags.readDepth !== undefined && isMapped, 'on mapped experts')
+  idle('--read-chunk', flags.readChunk !== undefined && isMapped, 'on mapped experts')
+  const isAutomatic = flags.expertRam === undefined && !isMapped
+  idle(
+    '--expert-ram-most',
+    flags.expertRamMost !== undefined && !isAutomatic,
+    'where the budget is not automatic',
+  )
   idle(
     '--trace-scores',
     flags.traceScores !== undefined && flags.trace === undefined,

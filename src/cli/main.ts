@@ -4,17 +4,16 @@
 // errors or sets the exit status: 0 done, 1 failed, 2 wrong usage.
 import { Command, CommanderError } from 'commander'
 import { addBatchFlags, type BatchFlags } from './batchflags.js'
+import { addBenchFlags, type BenchFlags } from './benchflags.js'
 import { addDoctorFlags, type DoctorFlags } from './doctorflags.js'
 import { Failure, failureOf, oneLine, Status, stackOf, systemReason, tell } from './failure.js'
 import {
-  addBenchFlags,
   addDrawFlags,
   addPromptFlags,
   addServeFlags,
   addSharedFlags,
   addTalkFlags,
   addVerifyFlags,
-  type BenchFlags,
   type ChatFlags,
   type RunFlags,
   type ServeFlags,
@@ -28,6 +27,7 @@ import { addScoreFlags, type ScoreFlags } from './scoreflags.js'
 import { addScreenFlags, addTopFlags, type TopFlags } from './screenflags.js'
 import { addSimulateFlags, type SimulateFlags } from './simulateflags.js'
 import { packageVersion } from './source.js'
+import { addTuneFlags, type TuneFlags } from './tuneflags.js'
 
 guardStreams()
 process.on('uncaughtException', (error) => process.exit(told(error)))
@@ -116,7 +116,12 @@ function programOf(end: (status: number) => void): Command {
   addVerifyFlags(verify).action(async (model: string | undefined, flags: VerifyFlags) => {
     end(await (await import('./verify.js')).verify(model, flags))
   })
-  for (const one of [batch, bench, run, chat, serve, score, inspect, verify]) addSharedFlags(one)
+  const tune = command('tune', 'find settings that make a model faster here, and keep them')
+  addTuneFlags(tune).action(async (model: string | undefined, flags: TuneFlags) => {
+    end(await (await import('./tune.js')).tune(model, flags))
+  })
+  const shared = [batch, bench, run, chat, serve, score, inspect, verify, tune]
+  for (const one of shared) addSharedFlags(one)
   const pull = program
     .command('pull')
     .description('fetch a model from the Hugging Face hub into its cache, checked')

@@ -16,6 +16,7 @@ import { Interrupts } from './interrupt.js'
 import { logFor } from './log.js'
 import { neededTags } from './request.js'
 import { findModel, packageVersion } from './source.js'
+import { withTuned } from './tuned.js'
 import { ceilingOf, mayWatch } from './watch.js'
 
 const KEEP_ALIVE_MS = 10_000
@@ -43,7 +44,7 @@ export async function serve(model: string | undefined, flags: ServeFlags): Promi
   const tokenizer = await openText(source.folder)
   if (flags.reasoningBudget !== undefined) neededTags(tokenizer)
   const wishes = {
-    ...wishesOf(flags, tokenizer.size),
+    ...wishesOf(withTuned(source, flags, log), tokenizer.size),
     sequences: flags.parallel,
     drawShare: flags.streamShare,
   }

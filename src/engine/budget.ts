@@ -13,6 +13,8 @@ export type LoadMode = 'mapped' | 'direct'
 
 export interface BudgetWishes {
   readonly expertRam?: ExpertBudget | undefined
+  /** Bytes that a budget takes at most where nobody asks for one. */
+  readonly expertRamMost?: number | undefined
   readonly loadMode?: LoadMode | 'auto' | undefined
 }
 
@@ -145,7 +147,8 @@ export function planExperts(
       `not enough memory: dense weights, scales, KV and scratch need ${taken} bytes, ${least} slots for experts ${leastBytes} and head room ${Math.ceil(headRoom)}, and ${Math.floor(freeBytes)} are free; ${withLessKv(plan, leastBytes + headRoom - leftBytes)}`,
     )
   }
-  return { ...common, slots: Math.min(sizes.experts, fitting) }
+  const most = Math.floor((wishes.expertRamMost ?? Number.POSITIVE_INFINITY) / sizes.slotBytes)
+  return { ...common, slots: Math.min(sizes.experts, fitting, Math.max(least, most)) }
 }
 
 /**

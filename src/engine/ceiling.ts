@@ -16,7 +16,8 @@ function driveCeiling(checkpoint: Checkpoint, reads: ReadWishes, seed: number): 
   const rates = [4, 1].map((mebibytes) => {
     const { bytesPerSecond } = measureDrive({
       files,
-      io: readerOf({ ...reads, faults: [] }),
+      // The drive's own, whatever was chosen for the reads of experts.
+      io: readerOf({ ...reads, depth: undefined, chunkBytes: undefined, faults: [] }),
       chunkBytes: mebibytes * 2 ** 20,
       depth,
       bytes: bytesPerProbe,

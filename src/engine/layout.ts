@@ -204,6 +204,6 @@ export function readerOf({ rung, depth, chunkBytes, pace, faults }: ReadWishes):
     depth: depth ?? 0,
     chunkBytes: chunkBytes ?? 0,
     faults: faults ?? [],
-    ...(pace === undefined ? {} : { pace }),
+    ...(pace === undefined ? {} : { pace: { ...pace, depth: depth ?? pace.depth } }),
   }
 }

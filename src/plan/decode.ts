@@ -101,7 +101,7 @@ function hasEarlyScores({ routing: { scores } }: PlannedRouting): boolean {
   return scores?.kind === 'file' && scores.ahead.length > 0
 }
 
-export function driveOf({ source }: Known): Range {
+function driveOf({ source }: Known): Range {
   if (source === 'assumed') return driveBeside.assumed
   return source === 'given' ? driveBeside.given : driveBeside.measured
 }

@@ -1,0 +1,173 @@
+// Settings that were found to be faster, kept from one run to the next: a file for each model on each
+// machine and drive, an entry for each set of flags under which they were found. A file comes from the
+// cache folder and may hold anything, so each value is checked, and what is damaged, of another machine or
+// of another build is not used. It measures nothing.
+import { createHash } from 'node:crypto'
+import fs from 'node:fs'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { addonPath, probe } from '../../native/index.js'
+import { ModelError } from '../model/error.js'
+import { atLeast, oneOf, parseFields, whole } from '../model/fields.js'
+import { parseObject } from '../model/json.js'
+import type { Environment } from '../model/locate.js'
+import { readText } from '../model/window.js'
+import { driveOf } from './drives.js'
+import { hostOf } from './host.js'
+import type { Cores } from './knobs.js'
+import { machineKey } from './machine.js'
+import { cacheFolder, reasonOf, replaceFile } from './manifest.js'
+
+const FILE_BYTES_MOST = 2 ** 20
+/** Entries of a file; the oldest go first. */
+const ENTRIES_MOST = 16
+const TIB = 2 ** 40
+
+const text = () =>
+  z.custom<string>((value) => typeof value === 'string' && value.length <= 4096, 'must be text')
+const date = () =>
+  z.custom<string>(
+    (value) => typeof value === 'string' && !Number.isNaN(Date.parse(value)),
+    'must be a date',
+  )
+const among = <Word extends string>(...words: readonly Word[]) =>
+  z.custom<Word>((value) => words.some((word) => word === value), `must be ${words.join(' or ')}`)
+
+const policies: readonly string[] = ['auto', 'lfu', 'lru', 'sweep']
+const policyName = () =>
+  z.custom<string>(
+    (value) => typeof value === 'string' && policies.includes(value),
+    `must be ${policies.join(' or ')}`,
+  )
+
+const settingsShape = z.object({
+  threads: whole(1, 1024).optional(),
+  prefetch: among('auto', 'on', 'off').optional(),
+  policy: policyName().optional(),
+  readDepth: whole(1, 1024).optional(),
+  readChunk: whole(2 ** 16, 2 ** 30).optional(),
+  loadMode: among('mapped', 'direct').optional(),
+  expertRamMost: whole(1, 1024 * TIB).optional(),
+  maxBatch: whole(1, 4096).optional(),
+})
+const entryShape = z.object({
+  /** The flags that a run must have been given too, as `--expert-ram 25%`; empty: none. */
+  flags: text(),
+  build: text(),
+  tuned: date(),
+  settings: settingsShape,
+  /** Times as fast as without them, by the median of the last contest. */
+  speed: z.nullable(atLeast(0, 1e6)),
+})
+const fileShape = z.object({
+  version: oneOf(1),
+  machine: text(),
+  drive: text(),
+  model: text(),
+  entries: z.array(entryShape),
+})
+
+/** What was found under some flags; `tuned` is an ISO date. */
+export type TunedEntry = Readonly<z.output<typeof entryShape>>
+
+/** What settings are found for. */
+export interface TunedPlace {
+  readonly machine: string
+  readonly drive: string
+  /** Text that two models do not share. */
+  readonly model: string
+}
+
+/** Of this machine and the drive under a folder. */
+export function tunedPlace(folder: string, model: string): TunedPlace {
+  return { machine: machineKey(hostOf(probe())), drive: driveOf(folder).key, model }
+}
+
+/** The program by its version, its native part and the instruction set that it takes here. */
+export function buildKey(version: string): string {
+  const native = createHash('sha256').update(fs.readFileSync(addonPath)).digest('hex').slice(0, 16)
+  return `${version} ${native} ${probe().instructionSet}`
+}
+
+export function coresHere(): Cores {
+  const { cores, machineCores } = hostOf(probe()).processor
+  return { logical: cores, physical: machineCores }
+}
+
+/** Whether anything was ever tuned here, which is quickly found out. */
+export function isAnythingTuned(environment: Environment): boolean {
+  return fs.existsSync(folderOf(environment))
+}
+
+/** Where settings for this place lie. */
+export function tunedPath(environment: Environment, place: TunedPlace): string {
+  const { machine, drive, model } = place
+  const name = createHash('sha256').update([machine, drive, model].join('\n')).digest('hex')
+  return join(folderOf(environment), `${name.slice(0, 32)}.json`)
+}
+
+/** The entries that stand, the latest last; none where there is no file. Throws ModelError for what is no such file. */
+export function readTuned(environment: Environment, place: TunedPlace): readonly TunedEntry[] {
+  const path = tunedPath(environment, place)
+  if (!fs.existsSync(path)) return []
+  const found = parseFields(fileShape, parseObject(readText(path, FILE_BYTES_MOST), path), path)
+  const isOfHere =
+    found.machine === place.machine && found.drive === place.drive && found.model === place.model
+  if (!isOfHere) throw new ModelError(`${path}: is of another machine, drive or model`)
+  return found.entries
+}
+
+/** Keeps an entry in the place of the one with the same flags. Throws ModelError where it cannot be written. */
+export function keepTuned(environment: Environment, place: TunedPlace, entry: TunedEntry): void {
+  const others = standing(environment, place).filter(({ flags }) => flags !== entry.flags)
+  write(environment, place, [...others, entry].slice(-ENTRIES_MOST))
+}
+
+/** Takes away the entry with these flags. Throws ModelError where the rest cannot be written. */
+export function dropTuned(environment: Environment, place: TunedPlace, flags: string): void {
+  const entries = standing(environment, place)
+  const others = entries.filter((entry) => entry.flags !== flags)
+  if (others.length < entries.length) write(environment, place, others)
+}
+
+/** Takes away all settings for a place; returns whether there was a file. Throws ModelError where it stays. */
+export function forgetTuned(environment: Environment, place: TunedPlace): boolean {
+  const path = tunedPath(environment, place)
+  if (!fs.existsSync(path)) return false
+  try {
+    fs.rmSync(path)
+  } catch (error) {
+    throw new ModelError(`${path}: cannot be removed: ${reasonOf(error)}`)
+  }
+  return true
+}
+
+/** Throws ModelError where settings could not be kept, before the work of minutes. */
+export function checkKeepable(environment: Environment): void {
+  const folder = folderOf(environment)
+  try {
+    fs.mkdirSync(folder, { recursive: true })
+    fs.accessSync(folder, fs.constants.W_OK | fs.constants.X_OK)
+  } catch (error) {
+    throw new ModelError(`${folder}: settings cannot be kept there: ${reasonOf(error)}`)
+  }
+}
+
+/** What can be read of what stands; a file that cannot be is made anew. */
+function standing(environment: Environment, place: TunedPlace): readonly TunedEntry[] {
+  try {
+    return readTuned(environment, place)
+  } catch (error) {
+    if (error instanceof ModelError) return []
+    throw error
+  }
+}
+
+function write(environment: Environment, place: TunedPlace, entries: readonly TunedEntry[]): void {
+  const text = `${JSON.stringify({ version: 1, ...place, entries }, null, 1)}\n`
+  replaceFile(tunedPath(environment, place), Buffer.from(text), true)
+}
+
+function folderOf(environment: Environment): string {
+  return join(cacheFolder(environment), 'tuned')
+}

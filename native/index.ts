@@ -256,7 +256,9 @@ export function contractDifferences(theirs: Readonly<Record<string, number>>): s
 
 function loadAddon(path: string): Addon {
   if (!existsSync(path)) {
-    throw new Error(`ring-offload: ${path} is not built; run npm start or npm test once`)
+    throw new Error(
+      `ring-offload: ${path} is not built; run npm start in a checkout, npm rebuild ring-offload where it is installed`,
+    )
   }
   const addon = createRequire(import.meta.url)(path) as Addon
   const differing = contractDifferences(addon.contract)

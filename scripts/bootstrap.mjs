@@ -3,7 +3,8 @@
  * only where it is stale. It runs before npm start and npm test on a machine that may have nothing but
  * Node, so it imports nothing else. When all is fresh it prints nothing and ends at once. A step
  * records what it was made from only after it has succeeded, so a run killed half-way is made good by
- * the next. `--build-only` leaves packages alone: npm's own install calls it that way.
+ * the next. `--build-only` leaves packages alone: npm's own install calls it that way, here and where the
+ * package is installed, which then builds its addon and finds its TypeScript compiled.
  */
 import { spawnSync } from 'node:child_process'
 import {
@@ -33,6 +34,7 @@ import {
   isTypescriptStale,
   lockFingerprint,
   npmRecord,
+  packageFolder,
   typescriptFingerprint,
   typescriptStamp,
 } from './fingerprint.mjs'
@@ -143,8 +145,8 @@ function isOnPath(command) {
 /** Builds addon and C++ tests in build/native, reusing what an earlier build left there. */
 function buildAddon() {
   say('building the native addon')
-  const driver = join(root, 'node_modules/cmake-js/bin/cmake-js')
-  if (!existsSync(driver)) throw new Stop('cmake-js is not installed: run npm install')
+  const folder = packageFolder(root, 'cmake-js')
+  if (folder === null) throw new Stop('cmake-js is not installed: run npm install')
   const generator = isOnPath('ninja') ? 'Ninja' : 'Unix Makefiles'
   const running = join(root, 'build/native.running')
   // A killed compiler can leave half an object file that looks newer than its source.
@@ -156,6 +158,7 @@ function buildAddon() {
   writeFileSync(running, '')
   rmSync(join(root, addonStamp), { force: true })
   const jobs = String(availableParallelism())
+  const driver = join(folder, 'bin/cmake-js')
   const command = [process.execPath, driver, ...addonFlags, '-G', generator, '-p', jobs, '-d', root]
   run(command, 'the addon does not build', {}, () => rmSync(running, { force: true }))
   if (!existsSync(join(root, addonFile))) throw new Stop(`the build made no ${addonFile}`)

@@ -6,7 +6,7 @@
  */
 import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 
 /** Flags of the addon build; a change of them makes the addon stale. */
 export const addonFlags = ['compile', '-O', 'build/native', '-B', 'Release']
@@ -98,8 +98,23 @@ export function lockFingerprint(root) {
  * @returns {string} its version as installed, or 'none'
  */
 export function installedVersion(root, name) {
-  const path = join(root, 'node_modules', name, 'package.json')
-  return existsSync(path) ? String(JSON.parse(readFileSync(path, 'utf8')).version) : 'none'
+  const folder = packageFolder(root, name)
+  if (folder === null) return 'none'
+  return String(JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).version)
+}
+
+/**
+ * Where Node finds a package: below the root, or beside it where ring-offload itself is installed.
+ * @param {string} root
+ * @param {string} name of a package
+ * @returns {string | null} its folder
+ */
+export function packageFolder(root, name) {
+  for (let above = root; ; above = dirname(above)) {
+    const folder = join(above, 'node_modules', name)
+    if (existsSync(join(folder, 'package.json'))) return folder
+    if (above === dirname(above)) return null
+  }
 }
 
 /**

@@ -103,6 +103,7 @@ beforeEach(() => {
   write('node_modules/cmake-js/bin/cmake-js', cmakeJs)
   write('node_modules/typescript/package.json', '{"version":"5.0.0"}')
   write('node_modules/typescript/bin/tsc', tsc)
+  write('node_modules/@mlc-ai/web-xgrammar/lib/index.js', '')
   write('npm.cjs', npm)
   program('bin/npm', `#!/bin/sh\nexec "${process.execPath}" npm.cjs\n`)
   for (const name of ['cmake', 'c++', 'make']) program(`bin/${name}`, '#!/bin/sh\n')
@@ -162,6 +163,25 @@ describe('a run', () => {
   it('leaves packages alone when it builds only', () => {
     bootstrap(['--build-only'])
     expect(calls()).toEqual(['cmake-js', 'tsc'])
+  })
+
+  it('builds the addon where it is installed, with packages that lie beside it', () => {
+    bootstrap()
+    calls()
+    const place = join(root, 'project/node_modules/ring-offload')
+    for (const part of ['dist', 'native', 'scripts', 'package.json', 'CMakeLists.txt']) {
+      cpSync(join(root, part), join(place, part), { recursive: true })
+    }
+    cpSync(join(root, 'node_modules'), join(place, '..'), { recursive: true })
+    const script = join(place, 'scripts/bootstrap.mjs')
+    const installed = spawnSync(process.execPath, [script, '--build-only'], {
+      cwd: place,
+      env: environment(),
+      encoding: 'utf8',
+    })
+    expect(installed.stderr).toBe('ring-offload: building the native addon\n')
+    expect(installed.status).toBe(0)
+    expect(readFileSync(join(place, 'calls'), 'utf8')).toBe('cmake-js\n')
   })
 
   it('keeps a compiled dist/ where the packages that compile were left out', () => {

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { command, type Ended, ended, lastObject, started } from './command.js'
 import { Dice } from './dice.js'
-import { hubModel } from './hubserver.js'
+import { hubModel, wholeFiles } from './hubserver.js'
 import {
   aHubForEachTest,
   environment,
@@ -49,6 +49,7 @@ describe('two pulls at once', () => {
 
 describe('the command', () => {
   it('says what it fetched and what comes next, and that opens', async () => {
+    hub.files = wholeFiles
     const { status, stdout } = await command(['pull', hubModel, '-q'], {
       environment: environment(),
     })
@@ -67,7 +68,7 @@ describe('the command', () => {
       hub.fault = ({ host, method }) => {
         if (host !== 'storage' || method !== 'GET') return null
         const kill = () => child.kill('SIGKILL')
-        return { kind: 'stall', bytes: dice.below(1_500_000), reached: kill }
+        return { kind: 'stall', bytes: dice.below(80_000), reached: kill }
       }
       expect((await end).signal).toBe('SIGKILL')
       const { plan } = await pulled({ isDry: true })
@@ -102,6 +103,7 @@ describe('the command', () => {
     mkdirSync(drive)
     const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', drive])
     if (mounted.status !== 0) return context.skip('no small drive can be mounted here')
+    hub.files = wholeFiles
     try {
       hub.fault = ({ file, host, method }) => {
         if (file !== shard || host !== 'storage' || method !== 'GET') return null

@@ -16,7 +16,7 @@ function expectRefusal({ status, stdout, stderr }: Ended, expected: number, said
   expect(status).toBe(expected)
 }
 
-describe('wrong usage', () => {
+describe.concurrent('wrong usage', () => {
   it.each<[string, string[], RegExp]>([
     ['an unknown command', ['explode'], /unknown command 'explode'/],
     ['an unknown flag', ['run', '--threadz', '2'], /--threadz.*--threads/],
@@ -77,7 +77,7 @@ describe('wrong usage', () => {
   })
 })
 
-describe('what cannot be done', () => {
+describe.concurrent('what cannot be done', () => {
   it.each<[string, string[], RegExp]>([
     ['a model that is nowhere', ['run', 'no/where', '-p', 'x'], /"no\/where"/],
     ['text for a model without a tokenizer', ['run', edge('bf16'), '-p', 'x'], /tokenizer\.json/],

@@ -45,11 +45,18 @@ export interface HubFile {
   readonly sizeBytes?: number
 }
 
+/** Those of the bundled model, as it is: 19 MB. */
+export const wholeFiles = filesOf(ringTiny)
+/** The same, with shards that are only their beginnings: nobody opens what most tests pull. */
+const cutFiles: readonly HubFile[] = wholeFiles.map((file) =>
+  file.isLarge ? { ...file, bytes: file.bytes.subarray(0, 300_000) } : file,
+)
+
 export class HubServer {
   readonly requests: Request[] = []
   /** Asked before each answer. */
   fault: (request: Request) => Fault | null = () => null
-  files: HubFile[] = filesOf(ringTiny)
+  files: readonly HubFile[] = cutFiles
   /** A listing comes in pages of so many. */
   pageFiles = 4
   readonly #hub: Server
@@ -189,7 +196,7 @@ function giveJson(response: ServerResponse, value: unknown): void {
 }
 
 /** The files of a folder; what would be large in a real model counts as large. */
-function filesOf(folder: string): HubFile[] {
+function filesOf(folder: string): readonly HubFile[] {
   return readdirSync(folder, { recursive: true, encoding: 'utf8' })
     .map((name) => join(folder, name))
     .filter((path) => statSync(path).isFile())

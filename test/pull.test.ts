@@ -15,7 +15,7 @@ import type { PullWishes } from '../src/hub/pull.js'
 import { openCheckpoint } from '../src/model/checkpoint.js'
 import { locateModel } from '../src/model/locate.js'
 import { Dice } from './dice.js'
-import { gitNameOf, hubModel, sha256Of } from './hubserver.js'
+import { gitNameOf, hubModel, sha256Of, wholeFiles } from './hubserver.js'
 import {
   aHubForEachTest,
   blobs,
@@ -50,6 +50,7 @@ describe('what a pull leaves', () => {
   })
 
   it('opens as a model', async () => {
+    hub.files = wholeFiles
     await pulled()
     expect(openCheckpoint(locateModel(hubModel, environment())).layers).toHaveLength(6)
   })
@@ -133,7 +134,7 @@ describe('what breaks on the way', () => {
       if (file === null || method !== 'GET' || host !== 'storage') return null
       const count = cuts.get(file) ?? 0
       cuts.set(file, count + 1)
-      return count < 6 ? { kind: 'cut', bytes: dice.below(900_000) } : null
+      return count < 6 ? { kind: 'cut', bytes: dice.below(50_000) } : null
     }
     const { readBytes, plan } = await pulled()
     expectWhole()
@@ -196,7 +197,7 @@ describe('what breaks on the way', () => {
   })
 
   it('a slow body is not: bytes come', async () => {
-    first(shard, { kind: 'slow', pieceBytes: 400_000, pauseMs: 150 })
+    first(shard, { kind: 'slow', pieceBytes: 30_000, pauseMs: 150 })
     const said: string[] = []
     await pulled({}, said, 1)
     expectWhole()

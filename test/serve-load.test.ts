@@ -1,10 +1,10 @@
-// A server under load for 20 seconds: answers as alone, and nothing left behind. The long version, with
+// A server under load for 8 seconds: answers as alone, and nothing left behind. The long version, with
 // figures, is serve-load.proof.ts.
 import { beforeAll, describe, expect, it } from 'vitest'
 import { percentile } from './figure.js'
 import { type Load, load } from './serveload.js'
 
-const SECONDS = 20
+const SECONDS = 8
 
 describe('32 clients of all kinds', () => {
   let result: Load

@@ -32,6 +32,7 @@ const floors: readonly (readonly [prefix: string, floor: number])[] = [
   ['src/hub/', 4],
   ['src/plan/', 4],
   ['tui/', 4],
+  ['src/library.ts', 4],
 ]
 const facesFloor = 4
 /** What beside the engine may know of it. */

@@ -12,8 +12,15 @@ import { WholeFile } from '../src/engine/wholefile.js'
 import { openShards } from '../src/model/shards.js'
 import { command, copyOfTiny, ended, lastObject, started, withFolder } from './command.js'
 import { inTemporaryFolder, writeShard } from './hollow.js'
-import { hubModel } from './hubserver.js'
-import { aHubForEachTest, environment, pulled, folder as pullFolder, snapshot } from './pulling.js'
+import { hubModel, wholeFiles } from './hubserver.js'
+import {
+  aHubForEachTest,
+  environment,
+  hub,
+  pulled,
+  folder as pullFolder,
+  snapshot,
+} from './pulling.js'
 
 const MIB = 2 ** 20
 const shards = [1, 2, 3, 4].map((number) => `model-0000${number}-of-00004.safetensors`)
@@ -152,6 +159,7 @@ describe('what was pulled', () => {
   aHubForEachTest()
 
   it('is proven; a blob that went bad is named, and comes anew once it is removed', async () => {
+    hub.files = wholeFiles
     await pulled()
     const verified = async () => {
       const end = await command(['verify', hubModel, '--json'], {

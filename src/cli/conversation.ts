@@ -27,32 +27,39 @@ export function rawPrompt(tokenizer: Tokenizer, text: string): Prompt {
   return { tokens: tokenizer.encode(text), thinking: null }
 }
 
+/** The prompt that makes the model answer these messages, after the system message of the flags. */
+export function chatPrompt(
+  template: ChatTemplate,
+  tokenizer: Tokenizer,
+  messages: readonly Message[],
+  { system, think }: TalkFlags,
+): Prompt {
+  const first: Message[] = system === undefined ? [] : [{ role: 'system', content: system }]
+  const text = template.render([...first, ...messages], {
+    thinking: think === 'auto' ? undefined : think === 'on',
+    addGenerationPrompt: true,
+  })
+  const startsInside = promptEndsInsideThinking(text)
+  return { tokens: tokenizer.encode(text), thinking: { startsInside } }
+}
+
 /** The rounds of a talk, each a message of a person and the answer to it. */
 export class Conversation {
   readonly #template: ChatTemplate
-  readonly #system: readonly Message[]
-  readonly #thinking: boolean | undefined
   #rounds: Message[] = []
 
   constructor(
     folder: string,
     private readonly tokenizer: Tokenizer,
-    flags: TalkFlags,
+    private readonly flags: TalkFlags,
   ) {
     this.#template = openTemplate(folder)
-    this.#system = flags.system === undefined ? [] : [{ role: 'system', content: flags.system }]
-    this.#thinking = flags.think === 'auto' ? undefined : flags.think === 'on'
   }
 
   /** The prompt that makes the model answer `content`; nothing is remembered by it. */
   ask(content: string): Prompt {
-    const messages: Message[] = [...this.#system, ...this.#rounds, { role: 'user', content }]
-    const text = this.#template.render(messages, {
-      thinking: this.#thinking,
-      addGenerationPrompt: true,
-    })
-    const startsInside = promptEndsInsideThinking(text)
-    return { tokens: this.tokenizer.encode(text), thinking: { startsInside } }
+    const messages: Message[] = [...this.#rounds, { role: 'user', content }]
+    return chatPrompt(this.#template, this.tokenizer, messages, this.flags)
   }
 
   /** Keeps a round. Templates drop the reasoning of earlier rounds themselves. */

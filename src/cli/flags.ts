@@ -228,7 +228,7 @@ export function addServeFlags(command: Command): Command {
     option('--api-key-file <file>', 'keys, one a line; RING_API_KEY is one more', filled('a file')),
     option('--insecure', 'let other machines in without a key'),
     option('--alias <name>', 'what clients call the model', filled('a name')),
-    option('--parallel <n>', 'sequences in work at once', whole(1, 256)).default(4),
+    parallel().default(4),
     option('--queue <n>', 'sequences that may wait', whole(0, 65536)).default(32),
     option('--timeout <s>', 'seconds for a whole request', whole(1, 86400)).default(3600),
     option('--grace <s>', 'seconds to end what is in work', whole(0, 86400)).default(30),
@@ -240,6 +240,10 @@ export function addServeFlags(command: Command): Command {
     reasoningBudget(),
     option('--show-text', 'tell the dashboard what is answered; else nobody is told'),
   ])
+}
+
+export function parallel(): Option {
+  return option('--parallel <n>', 'sequences in work at once', whole(1, 256))
 }
 
 /** What `verify` can and cannot show. */

@@ -1,4 +1,4 @@
-// Recorded routing, one JSON header line and then packed records; README describes the format. A
+// Recorded routing, one JSON header line and then packed records; docs/formats.md describes the format. A
 // reader for replay. A trace may come from a stranger, so its header is checked and its length must
 // fit before anything is read by it.
 import { readFileSync } from 'node:fs'

@@ -1,4 +1,4 @@
-// Reads a routing trace (README describes the format) without holding the file: what each token was
+// Reads a routing trace (docs/formats.md describes the format) without holding the file: what each token was
 // routed to goes into shared memory, scores stay where they are. A trace may come from a stranger, so
 // header, length and every expert are checked before anything else is done with them.
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs'

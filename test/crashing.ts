@@ -102,7 +102,7 @@ function lose(path: string, least: number, dice: Dice, hasZeros: boolean): void 
 }
 
 /** Loses what was written last of the journal, of the output, or of both. */
-function loseEnds({ journal, output }: Job, dice: Dice, kill: number): void {
+export function loseEnds({ journal, output }: Job, dice: Dice, kill: number): void {
   // More than a power cut could take: anything but the head, which is safe before the rest begins.
   const head = readFileSync(journal).indexOf('\n') + 1
   if (kill % 3 !== 0) lose(journal, head, dice, kill % 4 === 1)

@@ -106,10 +106,7 @@ class Coming {
   async #attempt(): Promise<void> {
     const watchdog = new Watchdog(this.hub.patience)
     try {
-      const headers = { range: `bytes=${this.#bytes}-` }
-      const init = this.#bytes === 0 ? {} : { headers }
-      const response = await this.hub.open(this.url, { ...init, signal: watchdog.signal })
-      await this.#take(response, watchdog)
+      await watchdog.during(this.#get(watchdog))
     } catch (error) {
       throw watchdog.reason(error)
     } finally {
@@ -118,10 +115,19 @@ class Coming {
     if (this.#bytes < this.file.sizeBytes) throw new Passing('the connection ended early')
   }
 
+  async #get(watchdog: Watchdog): Promise<void> {
+    const headers = { range: `bytes=${this.#bytes}-` }
+    const init = this.#bytes === 0 ? {} : { headers }
+    const response = await this.hub.open(this.url, { ...init, signal: watchdog.signal })
+    await this.#take(response, watchdog)
+  }
+
   async #take(response: Response, watchdog: Watchdog): Promise<void> {
     // Bytes at the beginning that we have already.
     let spare = this.#bytes - this.#startOf(response)
     for await (const part of response.body ?? []) {
+      // Whoever was given up must not write any more.
+      watchdog.signal.throwIfAborted()
       watchdog.fed()
       const skipped = Math.min(spare, part.length)
       spare -= skipped

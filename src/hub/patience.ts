@@ -1,6 +1,7 @@
 // What passes and what does not, when a far machine is asked: a pause and another try, longer each time
 // and as long as the other side says, until a number of tries in a row brought nothing. It knows no
 // routes and no files. Whoever is cancelled is cancelled while it waits, too.
+import { setMaxListeners } from 'node:events'
 import { ModelError } from '../model/error.js'
 
 /** Something that may go well at another time. */
@@ -75,15 +76,28 @@ export function pause(seconds: number, signal: AbortSignal): Promise<void> {
   })
 }
 
+/** A controller that is aborted with the signal as well. */
+export function follower(signal: AbortSignal): { controller: AbortController; end: () => void } {
+  const controller = new AbortController()
+  // Every connection listens.
+  setMaxListeners(0, signal, controller.signal)
+  const abort = () => controller.abort(signal.reason)
+  if (signal.aborted) abort()
+  else signal.addEventListener('abort', abort)
+  return { controller, end: () => signal.removeEventListener('abort', abort) }
+}
+
 /** Gives a connection up when nothing has come for a while, or when all is cancelled. */
 export class Watchdog {
-  readonly #stall = new AbortController()
+  readonly #following
   readonly signal: AbortSignal
   readonly #timer: NodeJS.Timeout
+  #hasStalled = false
 
   constructor(private readonly patience: Patience) {
-    this.signal = AbortSignal.any([patience.signal, this.#stall.signal])
-    this.#timer = setTimeout(() => this.#stall.abort(), patience.stallSeconds * 1000)
+    this.#following = follower(patience.signal)
+    this.signal = this.#following.controller.signal
+    this.#timer = setTimeout(() => this.#stall(), patience.stallSeconds * 1000)
   }
 
   /** A byte has come. */
@@ -91,14 +105,34 @@ export class Watchdog {
     this.#timer.refresh()
   }
 
+  /**
+   * The work, or the signal's reason as soon as it is aborted: what fetch has promised is now and then
+   * forgotten when it is aborted, and whoever waited for it would wait for ever.
+   */
+  async during(work: Promise<void>): Promise<void> {
+    work.catch(() => {})
+    let abort = () => {}
+    const aborted = new Promise<never>((_, reject) => {
+      abort = () => reject(this.signal.reason)
+      this.signal.addEventListener('abort', abort)
+      if (this.signal.aborted) abort()
+    })
+    try {
+      await Promise.race([work, aborted])
+    } finally {
+      this.signal.removeEventListener('abort', abort)
+    }
+  }
+
   end(): void {
     clearTimeout(this.#timer)
+    this.#following.end()
   }
 
   /** What a connection that broke is called; errors that are not the connection's stay what they are. */
   reason(error: unknown): unknown {
     if (this.patience.signal.aborted) return this.patience.signal.reason
-    if (this.#stall.signal.aborted) {
+    if (this.#hasStalled) {
       return new Passing(`nothing came for ${this.patience.stallSeconds} s`)
     }
     // What fetch throws for every fault of the network, while it connects or reads.
@@ -106,5 +140,10 @@ export class Watchdog {
     const { cause } = error
     const said = cause instanceof Error ? cause.message || cause.name : error.message
     return new Passing(`the connection broke (${said})`)
+  }
+
+  #stall(): void {
+    this.#hasStalled = true
+    this.#following.controller.abort()
   }
 }

@@ -8,7 +8,7 @@ import { fetchBlob } from './blob.js'
 import { accountOf, Hub } from './hub.js'
 import { listing, type RemoteFile, wanted } from './listing.js'
 import { locked } from './lock.js'
-import type { Patience } from './patience.js'
+import { follower, type Patience } from './patience.js'
 import { type Place, type Room, roomFor, Store } from './store.js'
 
 export interface PullWishes {
@@ -121,7 +121,7 @@ class Run {
   #doneBytes: number
   readonly #began = performance.now()
   /** Ends the others when one fails. */
-  readonly #stop = new AbortController()
+  readonly #stop
   readonly #hub: Hub
 
   constructor(
@@ -131,7 +131,8 @@ class Run {
     private readonly wishes: PullWishes,
   ) {
     this.#doneBytes = plan.hasBytes
-    const signal = AbortSignal.any([wishes.patience.signal, this.#stop.signal])
+    this.#stop = follower(wishes.patience.signal)
+    const { signal } = this.#stop.controller
     this.#hub = new Hub(hub.account, hub.model, { ...wishes.patience, signal })
   }
 
@@ -146,8 +147,10 @@ class Run {
       .values()
     const lanes = Array.from({ length: this.wishes.jobs }, () => this.#lane(queue))
     const failed = (await Promise.allSettled(lanes)).filter((end) => end.status === 'rejected')
+    this.#stop.end()
     this.wishes.patience.signal.throwIfAborted()
-    const first = failed.find(({ reason }) => reason !== this.#stop.signal.reason) ?? failed[0]
+    const first =
+      failed.find(({ reason }) => reason !== this.#stop.controller.signal.reason) ?? failed[0]
     if (first !== undefined) throw first.reason
     this.#link(() => true)
   }
@@ -163,7 +166,7 @@ class Run {
         this.#link(({ blob }) => blob === place.blob)
       }
     } catch (error) {
-      this.#stop.abort()
+      this.#stop.controller.abort()
       throw error
     }
   }

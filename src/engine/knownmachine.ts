@@ -17,6 +17,15 @@ export interface KnownMachine {
 export function knownMachine(environment: Environment, folder: string): KnownMachine {
   const host = hostOf(probe())
   const { memory, drives } = readMachine(environment, machineKey(host))
-  const { key } = driveOf(folder)
+  const key = driveKeyOf(folder)
   return { host, memory, reads: drives.find(({ drive }) => drive === key) ?? null }
+}
+
+/** Null where the system does not tell. */
+function driveKeyOf(folder: string): string | null {
+  try {
+    return driveOf(folder).key
+  } catch {
+    return null
+  }
 }

@@ -1,10 +1,7 @@
 // What is known of this machine's speed without measuring: what doctor keeps of it, and where that is
 // nothing, an assumption that says so. It measures nothing itself.
-import { probe } from '../../native/index.js'
 import type { Environment } from '../model/locate.js'
-import { driveOf } from './drives.js'
-import { hostOf } from './host.js'
-import { machineKey, readMachine } from './machine.js'
+import { knownMachine } from './knownmachine.js'
 
 export interface Rate {
   /** Bytes, or multiply-adds. */
@@ -25,14 +22,12 @@ const usualMemoryPerCore = 2e10
 const memoryCoresMost = 8
 const usualProductsPerCore = 3e10
 
+/** `folder` must be there. */
 export function knownRates(folder: string, environment: Environment): KnownRates {
-  const machine = probe()
-  const { memory, drives } = readMachine(environment, machineKey(hostOf(machine)))
-  const key = driveKeyOf(folder)
-  const drive = drives.find((one) => one.drive === key)
-  const { cores } = machine
+  const { host, memory, reads } = knownMachine(environment, folder)
+  const { cores } = host.processor
   return {
-    drive: rateOf(drive?.bytesPerSecond, usualDrive),
+    drive: rateOf(reads?.bytesPerSecond, usualDrive),
     memory: rateOf(memory?.bytesPerSecond, usualMemoryPerCore * Math.min(cores, memoryCoresMost)),
     products: rateOf(undefined, usualProductsPerCore * cores),
   }
@@ -40,13 +35,4 @@ export function knownRates(folder: string, environment: Environment): KnownRates
 
 function rateOf(measured: number | undefined, usual: number): Rate {
   return { perSecond: measured ?? usual, isMeasured: measured !== undefined }
-}
-
-/** Null where the system does not tell. */
-function driveKeyOf(folder: string): string | null {
-  try {
-    return driveOf(folder).key
-  } catch {
-    return null
-  }
 }

@@ -166,9 +166,9 @@ async function pairs(folder: string, tokens: number, expertRam?: string) {
       const times: number[] = []
       const generation = engine.generate(requestOf(prompt, { maxTokens: tokens }))
       for await (const _ of generation) times.push(performance.now())
-      return microsecondsEach(times)
+      return microsecondsEach({ times, tokens })
     }
-    const served = async () => microsecondsEach(await timesOfStream(server, prompt, tokens))
+    const served = async () => microsecondsEach(await freeStream(server, prompt, tokens))
     await direct()
     await served()
     const both: { direct: number; served: number }[] = []
@@ -179,17 +179,33 @@ async function pairs(folder: string, tokens: number, expertRam?: string) {
   }
 }
 
-async function timesOfStream({ url }: Running, prompt: readonly number[], tokens: number) {
-  const body = { prompt, temperature: 0, ignore_eos: true, stream: true, max_tokens: tokens }
-  const times: number[] = []
-  for await (const event of eventsOf(await post(`${url}/v1/completions`, body))) {
-    if (event.startsWith('{')) times.push(performance.now())
-  }
-  return times
+interface Streamed {
+  /** Of events that tell of the answer; the last ends it. */
+  readonly times: readonly number[]
+  readonly tokens: number
 }
 
-function microsecondsEach(times: readonly number[]): number {
-  return (((times.at(-1) ?? 0) - (times[0] ?? 0)) / (times.length - 1)) * 1000
+async function streamed({ url }: Running, body: object): Promise<Streamed> {
+  const asked = { ...body, stream: true, stream_options: { include_usage: true } }
+  const times: number[] = []
+  let tokens = 0
+  for await (const event of eventsOf(await post(`${url}/v1/completions`, asked))) {
+    if (!event.startsWith('{')) continue
+    const { usage } = JSON.parse(event) as { usage?: { completion_tokens: number } | null }
+    tokens = usage?.completion_tokens ?? tokens
+    if (tokens === 0) times.push(performance.now())
+  }
+  return { times, tokens }
+}
+
+function freeStream(server: Running, prompt: readonly number[], tokens: number) {
+  const body = { prompt, temperature: 0, ignore_eos: true, max_tokens: tokens }
+  return streamed(server, body)
+}
+
+/** Not of an event: letters of several tokens come with one. */
+function microsecondsEach({ times, tokens }: Streamed): number {
+  return (((times.at(-1) ?? 0) - (times[0] ?? 0)) / (tokens - 1)) * 1000
 }
 
 it('what the server adds to a token', async () => {
@@ -289,18 +305,13 @@ const shape = {
 }
 
 /** An answer of ring-tiny's under a schema that nobody has asked for before. */
-async function heldTimes({ url }: Running, name: string, tokens: number): Promise<number[]> {
+function heldStream(server: Running, name: string, tokens: number): Promise<Streamed> {
   const { properties, required } = shape
   const schema = { ...shape, properties: { ...properties, [name]: { const: name } }, required }
-  const times: number[] = []
-  const body = {
-    ...{ prompt: 'Words: ', temperature: 1, seed: 1, stream: true, max_tokens: tokens },
+  return streamed(server, {
+    ...{ prompt: 'Words: ', temperature: 1, seed: 1, max_tokens: tokens },
     response_format: { type: 'json_schema', json_schema: { schema } },
-  }
-  for await (const event of eventsOf(await post(`${url}/v1/completions`, body))) {
-    if (event.startsWith('{')) times.push(performance.now())
-  }
-  return times
+  })
 }
 
 it('a format', async () => {
@@ -311,8 +322,8 @@ it('a format', async () => {
     const prompt = [...tokenizer.encode('Words: ')]
     const ratios: number[] = []
     for (let round = 0; round < rounds; round += 1) {
-      const held = microsecondsEach((await heldTimes(server, 'a', 100)).slice(0, -1))
-      ratios.push(held / microsecondsEach(await timesOfStream(server, prompt, 100)))
+      const held = microsecondsEach(await heldStream(server, 'a', 100))
+      ratios.push(held / microsecondsEach(await freeStream(server, prompt, 100)))
     }
     remark('ring-tiny: time of a token under a schema over without', spread(ratios).text)
     const gaps: number[] = []
@@ -327,7 +338,7 @@ it('a format', async () => {
       })().catch(() => {})
       await until(async () => times.length > 100)
       const begin = times.length
-      await heldTimes(server, `new ${round}`, 4)
+      await heldStream(server, `new ${round}`, 4)
       const during = times.slice(begin - 1)
       gaps.push(Math.max(...during.slice(1).map((time, at) => time - (during[at] ?? time))))
       leaving.abort()

@@ -33,6 +33,7 @@ const list = (...values: number[]) => Int32Array.from(values)
 const range = (count: number) => Array.from({ length: count }, (_, index) => index)
 const sum = (values: Float64Array) => values.reduce((total, value) => total + value, 0)
 const expertsOf = (orders: Int32Array) => [...orders].filter((_, at) => at % 4 === 0)
+const placedOf = (places: Int32Array) => [...places.keys()].filter((at) => places[at] !== nowhere)
 const isPlaced = (places: Int32Array) => [...places].map((place) => place !== nowhere)
 
 describe('places', () => {
@@ -127,6 +128,24 @@ describe('waves', () => {
     expect(expertsOf(second.orders)).toEqual([4, 5])
     // What was ordered first is waited for first, and something is always left loading.
     expect(isPlaced(second.places).slice(0, 4)).toEqual([true, true, false, false])
+  })
+
+  it('compute a few hits first, those that are worth least, whose slots the drive is given', () => {
+    const { cache, device } = open({ slots: 8, experts: 16 })
+    visit(cache, device, 0, range(8), 1)
+    visit(cache, device, 0, [0, 1, 2, 3, 6, 7], 1)
+    device.ordered.length = 0
+    const wanted = Int32Array.from(range(16))
+    const first = cache.place(0, wanted, 40)
+    expect(first.orders).toHaveLength(0)
+    expect(placedOf(first.places)).toEqual([4, 5])
+    const left = device.mix(0, wanted, first.places, 40)
+    const second = cache.place(0, left, 40)
+    expect(expertsOf(second.orders)).toEqual([8, 9])
+    // What is on its way is not waited for while there is something to compute.
+    const placed = placedOf(second.places).map((at) => left[at] ?? -1)
+    expect(placed.every((expert) => expert < 8)).toBe(true)
+    expect(placed.length).toBeGreaterThan(0)
   })
 
   it('place at least one even through a single slot', () => {

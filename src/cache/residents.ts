@@ -15,7 +15,7 @@ export class Residents {
   readonly #decodeFloors: Int32Array
   readonly #sweepFloors: Int32Array
   /** Experts that may be loading at once in place of some that the same visit has computed. */
-  readonly #decodeStream: number
+  readonly decodeStream: number
   /** The same in sweeps: slots that no layer keeps. */
   readonly sweepStream: number
   /** Guesses that came to nothing, for whoever takes them away. */
@@ -54,7 +54,7 @@ export class Residents {
     this.#sweep = new SweepPolicy(shape, policy)
     this.#decodeFloors = policy.floors ?? decodeFloors(slots, moeLayers, topK)
     this.#sweepFloors = sweepFloors(slots, moeLayers)
-    this.#decodeStream = Math.max(streamLeast, topK)
+    this.decodeStream = Math.max(streamLeast, topK)
     this.sweepStream = slots - this.#sweepFloors.reduce((sum, floor) => sum + floor, 0)
     this.#evictions = evictions
     this.#wantedAt = new Float64Array(moeLayers * experts)
@@ -96,6 +96,11 @@ export class Residents {
   /** Until the next call the expert stays. */
   want(expert: Expert): void {
     this.#wantedAt[expert] = this.#call
+  }
+
+  /** Of a layer's experts that are so, the one that decode would give up first; -1: none is so. */
+  least(moeLayer: number, isSo: (expert: Expert) => boolean): number {
+    return this.#policy.victim(moeLayer, isSo)
   }
 
   /** Until the next call the expert gives way to no guess. */
@@ -200,7 +205,7 @@ export class Residents {
     const victim = (isSweep ? this.#sweep : this.#policy).victim(moeLayer, this.#mayLeave)
     if (victim < 0) return -1
     const isOfThisVisit = this.#routedAt[victim] === this.#lastRouting[moeLayer]
-    const stream = isSweep ? this.sweepStream : this.#decodeStream
+    const stream = isSweep ? this.sweepStream : this.decodeStream
     return isOfThisVisit && this.table.loading >= stream ? -1 : victim
   }
 

@@ -38,6 +38,10 @@ export class SlotCache implements Cache {
   readonly #places: Int32Array
   /** [wanted] whether it was ordered by this very call */
   readonly #isNew: Uint8Array
+  /** [expert of the layer in hand] whether it lies in a slot and is computed by a later call */
+  readonly #waits: Uint8Array
+  #firstExpert = 0
+  readonly #isWaiting = (expert: Expert): boolean => this.#waits[expert - this.#firstExpert] === 1
   #unusedGuesses = 0
   /** Of the step in hand and of the one before it. */
   #stepTokens = 0
@@ -59,6 +63,7 @@ export class SlotCache implements Cache {
     this.#certain = new Certain(shape.moeLayers, shape.experts)
     this.#places = new Int32Array(shape.experts)
     this.#isNew = new Uint8Array(shape.experts)
+    this.#waits = new Uint8Array(shape.experts)
     const rows = scores === null ? 0 : shape.moeLayers
     this.#scores = Array.from({ length: rows }, (_, layer) =>
       (scores ?? noScores).subarray(layer * shape.experts, (layer + 1) * shape.experts),
@@ -98,7 +103,7 @@ export class SlotCache implements Cache {
     this.#residents.beginCall()
     for (const index of wanted) this.#residents.want(this.#expert(moeLayer, index))
     if (stepTokens > unorderedTokens) this.#placeInOrder(moeLayer, wanted)
-    else if (this.#placeAny(moeLayer, wanted)) this.#loadCertain(moeLayer, stepTokens)
+    else this.#placeAny(moeLayer, wanted, stepTokens)
     return { places: this.#places.subarray(0, wanted.length), orders: this.#orders.records }
   }
 
@@ -190,11 +195,8 @@ export class SlotCache implements Cache {
     return this.#orders.records
   }
 
-  /**
-   * Steps of no sweep: everything that has a slot is placed, and computed as it lands. Returns whether
-   * that is all.
-   */
-  #placeAny(moeLayer: number, wanted: Int32Array): boolean {
+  /** Steps of no sweep: everything that has a slot is placed, and computed as it lands. */
+  #placeAny(moeLayer: number, wanted: Int32Array, stepTokens: number): void {
     // Hits first, so that no miss is given a slot that is needed for a hit.
     for (let at = 0; at < wanted.length; at += 1) {
       const expert = this.#expert(moeLayer, wanted[at])
@@ -207,42 +209,46 @@ export class SlotCache implements Cache {
       if (this.#isHeld(expert)) continue
       if (!this.#demand(expert, false)) {
         this.#holdBack(moeLayer, wanted)
-        return false
+        return
       }
       this.#places[at] = this.#placeOf(expert)
       this.#isNew[at] = 1
     }
-    return true
+    if (this.#loadCertain(moeLayer, stepTokens)) this.#holdBack(moeLayer, wanted)
   }
 
   /**
    * All that the layer misses is on its way: what the next one will want whatever it routes to follows
    * into the slots that stream. Behind the last layer comes the first of the next step, which is as large
-   * as this one where steps are alike.
+   * as this one where steps are alike. Returns whether more would follow if there were slots.
    */
-  #loadCertain(moeLayer: number, stepTokens: number): void {
+  #loadCertain(moeLayer: number, stepTokens: number): boolean {
     const isLast = moeLayer + 1 === this.#shape.moeLayers
     const next = isLast ? 0 : moeLayer + 1
     const tokens = isLast ? Math.min(stepTokens, this.#lastStepTokens) : stepTokens
-    if (tokens <= manyTokens) return
+    if (tokens <= manyTokens) return false
     for (let index = 0; index < this.#shape.experts; index += 1) {
-      if (this.#residents.awaitedOf(next) >= this.#residents.sweepStream) return
+      if (this.#residents.awaitedOf(next) >= this.#residents.sweepStream) return false
       const expert = this.#expert(next, index)
       if (this.#isHeld(expert) || !this.#certain.isWanted(expert, tokens)) continue
-      if (!this.#guess(expert, true)) return
+      if (!this.#guess(expert, true)) return true
     }
+    return false
   }
 
   /**
    * Slots are short. Half of what is on its way is placed now, older orders first, and the rest by the
-   * next call: it goes on loading while this half gives up its slots, so the drive never waits.
+   * next call: it goes on loading while this half gives up its slots, so the drive never waits. Nor does
+   * it wait for all hits: a few are computed first, those that are worth least, and give up theirs.
    */
   #holdBack(moeLayer: number, wanted: Int32Array): void {
+    const hits = this.#holdBackHits(moeLayer, wanted)
     let loads = 0
     for (let at = 0; at < wanted.length; at += 1) {
       if (this.#isComing(this.#expert(moeLayer, wanted[at]))) loads += 1
     }
-    let placed = Math.ceil(loads / 2)
+    // The device would wait for them before it asks for more.
+    let placed = hits > 0 ? 0 : Math.ceil(loads / 2)
     for (let isNew = 0; isNew <= 1; isNew += 1) {
       for (let at = 0; at < wanted.length; at += 1) {
         if (this.#isNew[at] !== isNew) continue
@@ -251,6 +257,31 @@ export class SlotCache implements Cache {
         else this.#places[at] = nowhere
       }
     }
+  }
+
+  /** Returns how many hits are left for later calls. */
+  #holdBackHits(moeLayer: number, wanted: Int32Array): number {
+    this.#waits.fill(0)
+    this.#firstExpert = this.#expert(moeLayer, 0)
+    let hits = 0
+    for (const index of wanted) {
+      const isHit = this.isReady(this.#expert(moeLayer, index))
+      this.#waits[index] = isHit ? 1 : 0
+      if (isHit) hits += 1
+    }
+    // While the drive has enough to do, slots are in no hurry.
+    const stream = this.#residents.decodeStream
+    const few = Math.ceil(stream / 2)
+    const many = Math.max(few, Math.ceil(hits / 2))
+    let placed = Math.min(hits, this.#table.loading < stream ? few : many)
+    for (; placed > 0; placed -= 1) {
+      const least = this.#residents.least(moeLayer, this.#isWaiting)
+      this.#waits[least - this.#firstExpert] = 0
+      hits -= 1
+    }
+    for (let at = 0; at < wanted.length; at += 1)
+      if (this.#waits[wanted[at] ?? 0] === 1) this.#places[at] = nowhere
+    return hits
   }
 
   /** Sweeps: loads and places follow the index, and what is placed has no gaps. */

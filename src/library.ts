@@ -19,7 +19,7 @@ import {
 import { logFor } from './cli/log.js'
 import { requestOf, seedOf } from './cli/request.js'
 import { findModel } from './cli/source.js'
-import { withTuned } from './cli/tuned.js'
+import { withTuned } from './cli/withtuned.js'
 import { flagsIn, wordsOf } from './cli/words.js'
 import { Engine as Core, type Generation } from './engine/engine.js'
 import { type RequestStats, readUsage, type Usage } from './engine/stats.js'
@@ -169,7 +169,7 @@ export class Engine implements AsyncDisposable {
       const source = findModel(model)
       const lines = logFor(flags, log)
       const tokenizer = await openText(source.folder)
-      const tuned = withTuned(source, flags, lines)
+      const tuned = await withTuned(source, flags, lines)
       const wishes = { ...wishesOf(tuned, tokenizer.size), sequences: flags.parallel }
       const core = await Core.open(source.folder, wishes, log)
       lines.opened(source.name, core.facts, flags.ctxSize)

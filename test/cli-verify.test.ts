@@ -237,8 +237,8 @@ describe('verify refuses with one line', () => {
 })
 
 describe('a verify that ends early', () => {
-  /** One tensor of 2 GiB, which is 64 pieces, with marks in it. */
-  const largeMib = 2048
+  /** One tensor of 1 GiB, which is 32 pieces, with marks in it. */
+  const largeMib = 1024
   const withLarge = (use: (model: string, folder: string) => Promise<void>) =>
     withFolder(async (folder) => {
       const bytes = largeMib * MIB
@@ -277,7 +277,7 @@ describe('a verify that ends early', () => {
       const killed = await stopped(folder, model, 'SIGKILL', [])
       expect(killed).toMatchObject({ signal: 'SIGKILL', stdout: '' })
       const end = await verifyIn(folder, model, '--json')
-      expect(end.stderr).toMatch(/an earlier run has read [\d.]+ [MG]B of 2\.15 GB; going on/)
+      expect(end.stderr).toMatch(/an earlier run has read [\d.]+ [MG]B of 1\.07 GB; going on/)
       const { bytes, bytes_read: bytesRead } = lastObject(end)
       expect(bytesRead).toBeGreaterThan(0)
       expect(bytesRead).toBeLessThan(Number(bytes))

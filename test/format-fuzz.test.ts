@@ -6,7 +6,7 @@ import { Dice } from './dice.js'
 import { asks, figureOf, jsonOf, post, type Running, startServer, until } from './serving.js'
 
 const ROUNDS_LEAST = 30
-const TIME_MS = 6_000
+const TIME_MS = 3_000
 const AT_ONCE = 4
 
 let server: Running

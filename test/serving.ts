@@ -1,10 +1,12 @@
 // A server in this process over the bundled model, the built program's parts, and a client that reads
 // what it says. The types name only what tests look at.
+import { setTimeout as pause } from 'node:timers/promises'
 import { Engine } from '../dist/src/engine/engine.js'
 import { openTokenizer } from '../dist/src/model/tokenizer.js'
 import { Keys } from '../dist/src/serve/keys.js'
+import { newService } from '../dist/src/serve/newservice.js'
 import { Server } from '../dist/src/serve/server.js'
-import { newService, type Service, type ServiceWishes } from '../dist/src/serve/service.js'
+import type { Service, ServiceWishes } from '../dist/src/serve/service.js'
 import { ringTiny } from './paths.js'
 
 export interface Running {
@@ -183,12 +185,11 @@ export async function figuresOf(url: string): Promise<(name: string) => number> 
   }
 }
 
-/** Asks again and again, for as long as a test may take. */
-export async function until(isSo: () => Promise<boolean>): Promise<void> {
+/** Asks again and again, for as long as a test may take, with pauses: what is waited for wants the core. */
+export async function until(isSo: () => Promise<boolean>, pauseMs = 5): Promise<void> {
   const begin = performance.now()
   while (!(await isSo())) {
     if (performance.now() - begin > 10_000) throw new Error('waited 10 s in vain')
-    // What is waited for may want this thread.
-    await new Promise((resolve) => setImmediate(resolve))
+    await pause(pauseMs)
   }
 }

@@ -2,6 +2,9 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { until } from './serving.js'
 
+/** Between two looks at a screen, each of which is a process of its own; frames come as often at most. */
+const lookAgainMs = 100
+
 /** Why there are no such terminals here; null: there are. */
 export const noTmux =
   spawnSync('tmux', ['-V']).status === 0 ? null : 'tmux is not installed: apt-get install tmux'
@@ -48,7 +51,7 @@ export class Tmux {
     await until(async () => {
       screen = this.screen()
       return what.test(screen)
-    }).catch(() => {
+    }, lookAgainMs).catch(() => {
       throw new Error(`never shown: ${what}\n${screen}`)
     })
     return screen

@@ -2,9 +2,13 @@
 // their place can stop a command. And which settings are worth trying on which machine.
 import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
+import { addSharedFlags, type SharedFlags } from '../src/cli/flags.js'
+import { Log } from '../src/cli/log.js'
 import { findModel } from '../src/cli/source.js'
 import { buildHere, placeOf } from '../src/cli/tuned.js'
+import { withTuned } from '../src/cli/withtuned.js'
+import { flagsIn } from '../src/cli/words.js'
 import { batchKnobs, type Given, knobsOf } from '../src/engine/knobs.js'
 import { openModel } from '../src/engine/open.js'
 import { type Settings, settingsText } from '../src/engine/settings.js'
@@ -90,52 +94,64 @@ describe('what is kept', () => {
 })
 
 describe('what was found is used', () => {
-  const words = ['run', '-p', 'x', '-n', '1']
-  /** What a run says with these entries, or this text, in the place of entries. */
-  const said = async (what: readonly TunedEntry[] | string, ...more: string[]) => {
-    let stderr = ''
+  /** Puts these entries, or this text, in the place of entries. */
+  const put = (cache: { XDG_CACHE_HOME: string }, what: readonly TunedEntry[] | string) => {
+    if (typeof what !== 'string') {
+      for (const entry of what) keepTuned(cache, place, entry)
+      return
+    }
+    mkdirSync(dirname(tunedPath(cache, place)), { recursive: true })
+    writeFileSync(tunedPath(cache, place), what)
+  }
+  /** What a command with these words says of them, and the flags that it goes by. */
+  const used = async (what: readonly TunedEntry[] | string, ...words: string[]) => {
+    const lines: string[] = []
+    let found: SharedFlags | null = null
     await withCache(async (cache) => {
-      if (typeof what === 'string') {
-        mkdirSync(dirname(tunedPath(cache, place)), { recursive: true })
-        writeFileSync(tunedPath(cache, place), what)
-      } else {
-        for (const entry of what) keepTuned(cache, place, entry)
-      }
-      const environment = { ...cache, RING_NO_TUNED: '' }
-      const end = await command([...words, ...more], { environment })
-      expect(end.status).toBe(0)
-      stderr = end.stderr
+      put(cache, what)
+      vi.stubEnv('XDG_CACHE_HOME', cache.XDG_CACHE_HOME)
+      const flags = flagsIn(addSharedFlags, words).opts<SharedFlags>()
+      const log = new Log(false, (line) => lines.push(line))
+      found = await withTuned(source, flags, log).finally(() => vi.unstubAllEnvs())
     })
-    return stderr
+    return { text: lines.join('\n'), flags: found }
   }
 
   it('and named', async () => {
-    const text = await said([entryOf({ threads: 1, prefetch: 'off', maxBatch: 7 })])
-    expect(text).toContain(
-      'settings of tune, 2026-11-28: threads 1, prefetch off; --no-tuned to ignore',
-    )
-    expect(text).toMatch(/on cpu, .* 1 thread/)
+    await withCache(async (cache) => {
+      put(cache, [entryOf({ threads: 1, prefetch: 'off', maxBatch: 7 })])
+      const environment = { ...cache, RING_NO_TUNED: '' }
+      const { status, stderr } = await command(['run', '-p', 'x', '-n', '1'], { environment })
+      expect(status).toBe(0)
+      expect(stderr).toContain(
+        'settings of tune, 2026-11-28: threads 1, prefetch off; --no-tuned to ignore',
+      )
+      expect(stderr).toMatch(/on cpu, .* 1 thread/)
+    })
   })
 
   it('but for what a flag says, were it what is usual', async () => {
-    const text = await said([entryOf({ threads: 3, prefetch: 'off' })], '--prefetch', 'auto')
+    const { text, flags } = await used(
+      [entryOf({ threads: 3, prefetch: 'off' })],
+      ...['--prefetch', 'auto'],
+    )
     expect(text).toContain('settings of tune, 2026-11-28: threads 3; ')
-    const none = await said([entryOf({ threads: 3 })], '--threads', '1')
-    expect(none).not.toContain('settings of tune')
-    expect(none).toMatch(/ 1 thread/)
+    expect(flags).toMatchObject({ threads: 3, prefetch: 'auto' })
+    const none = await used([entryOf({ threads: 3 })], '--threads', '1')
+    expect(none).toMatchObject({ text: '', flags: { threads: 1 } })
   })
 
   it('but not with --no-tuned, nor where it is the settings as they are', async () => {
-    expect(await said([entryOf({ threads: 3 })], '--no-tuned')).not.toContain('settings of tune')
-    expect(await said([entryOf({})])).not.toContain('settings of tune')
+    expect(await used([entryOf({ threads: 3 })], '--no-tuned')).toMatchObject({ text: '' })
+    expect(await used([entryOf({})])).toMatchObject({ text: '' })
   })
 
   it('but not under other flags, which are named', async () => {
     const entries = [entryOf({ threads: 3 }), entryOf({ threads: 1 }, { flags: '--math bf16' })]
-    const text = await said(entries, '--math', 'bf16')
+    const { text } = await used(entries, '--math', 'bf16')
     expect(text).toContain('settings of tune, 2026-11-28: threads 1; ')
-    const other = await said(entries, '--expert-ram', '50%')
-    expect(other).toContain(
+    const other = await used(entries, '--expert-ram', '50%')
+    expect(other.text).toContain(
       'settings of tune stand for other flags (no flags; --math bf16) and are not used',
     )
   })
@@ -163,14 +179,14 @@ describe('what was found is used', () => {
   })
 
   it('but not by another build', async () => {
-    const text = await said([entryOf({ threads: 3 }, { build: 'x' })])
+    const { text } = await used([entryOf({ threads: 3 }, { build: 'x' })])
     expect(text).toContain('settings of tune are of another build and are not used')
   })
 
   it.each(['', '{"version": 1}'])(
     'but not where the file is damaged, which is told in one line (%#)',
     async (text) => {
-      const lines = (await said(text)).split('\n').filter((line) => line.includes('tune'))
+      const lines = (await used(text)).text.split('\n')
       expect(lines).toHaveLength(1)
       expect(lines[0]).toMatch(/settings of tune are not used: .*\.json/)
     },
@@ -250,7 +266,7 @@ describe('tune', () => {
 
   it('finds what is surely faster, keeps it when it is stopped, and it is used', async () => {
     await withCache(async (cache) => {
-      const words = ['--read-depth', '1', '--try', 'read-depth', '--run-seconds', '0.25']
+      const words = ['--read-depth', '1', '--try', 'read-depth', '--run-seconds', '0.1']
       const child = started(['tune', ...slow, ...words], cache)
       const end = ended(child)
       let said = ''
@@ -274,7 +290,7 @@ describe('tune', () => {
   it('keeps nothing where nothing is faster, and says what it did', async () => {
     await withCache(async (environment) => {
       // Reads of this model are far smaller than either.
-      const words = ['--read-chunk', '64KiB', '--try', 'read-chunk', '--run-seconds', '0.2']
+      const words = ['--read-chunk', '64KiB', '--try', 'read-chunk', '--run-seconds', '0.1']
       const all = ['tune', '--expert-ram', '25%', '--paced', '1GB/s,50us', ...words, '--json']
       const ran = await command(all, { environment })
       const report = lastObject(ran) as {

@@ -44,8 +44,8 @@ import { Interrupts, statusOfSignal } from './interrupt.js'
 import { LineFile } from './jsonl.js'
 import { type Log, logFor } from './log.js'
 import { findModel, type ModelSource, packageVersion } from './source.js'
-import { withTuned } from './tuned.js'
 import { ceilingOf, mayWatch } from './watch.js'
+import { withTuned } from './withtuned.js'
 
 /** Of the memory that is free before the model is loaded, for keys and values. */
 const KV_SHARE = 0.25
@@ -220,7 +220,7 @@ class BatchCommand {
     graders: Graders,
   ): Promise<number> {
     const { flags, source, tokenizer } = this
-    const tuned = withTuned(source, flags, this.log, true)
+    const tuned = await withTuned(source, flags, this.log, true)
     const { size, reason } = this.#sizeOf(seen, tuned)
     const { threads: grammars } = this.means.grammars
     const ways = { ...openedFor(size), grammars }

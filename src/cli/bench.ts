@@ -18,7 +18,7 @@ import { refuseUnavailable, wishesOf } from './flags.js'
 import { type Log, logFor } from './log.js'
 import { runReport } from './report.js'
 import { findModel, type ModelSource } from './source.js'
-import { withTuned } from './tuned.js'
+import { withTuned } from './withtuned.js'
 
 /** What one pass over all prompts came to, and what the machine could do meanwhile. */
 interface Pass {
@@ -42,7 +42,7 @@ export async function bench(model: string | undefined, flags: BenchFlags): Promi
   const source = findModel(model)
   const tokenizer = await openText(source.folder)
   if (flags.compare !== undefined) return compare(source, tokenizer, flags, log)
-  const measured = await measure(source, tokenizer, withTuned(source, flags, log), log)
+  const measured = await measure(source, tokenizer, await withTuned(source, flags, log), log)
   tellPasses(measured, log)
   process.stdout.write(`${JSON.stringify(reportOf(source, measured, flags))}\n`)
   return Status.done
@@ -226,8 +226,8 @@ async function compare(
   flags: BenchFlags,
   log: Log,
 ): Promise<number> {
-  const first = withTuned(source, flags, log)
-  const second = withTuned(source, { ...flags, ...flags.compare }, log)
+  const first = await withTuned(source, flags, log)
+  const second = await withTuned(source, { ...flags, ...flags.compare }, log)
   const ratios: { cold: number; warm: number }[] = []
   for (let pair = 0; pair < flags.pairs; pair += 1) {
     const one = await measure(source, tokenizer, first, log)

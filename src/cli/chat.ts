@@ -17,8 +17,8 @@ import { requestOf, seedOf } from './request.js'
 import { Screen } from './show.js'
 import { findModel } from './source.js'
 import { SpokenLines } from './spokenlines.js'
-import { withTuned } from './tuned.js'
 import { ceilingOf, EngineSource, mayWatch, watched } from './watch.js'
+import { withTuned } from './withtuned.js'
 
 const help = `/reset  forget what was said
 /exit   leave, as does Ctrl-D
@@ -35,7 +35,7 @@ export async function chat(model: string | undefined, flags: ChatFlags): Promise
   if (flags.json) log.line('--json has no effect on chat')
   const tokenizer = await openText(source.folder)
   const conversation = new Conversation(source.folder, tokenizer, flags)
-  const wishes = wishesOf(withTuned(source, flags, log), tokenizer.size)
+  const wishes = wishesOf(await withTuned(source, flags, log), tokenizer.size)
   const engine = await Engine.open(source.folder, wishes, (line) => log.line(line))
   try {
     log.opened(source.name, engine.facts, flags.ctxSize)

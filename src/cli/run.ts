@@ -15,8 +15,8 @@ import { runReport } from './report.js'
 import { requestOf, seedOf } from './request.js'
 import { Screen } from './show.js'
 import { findModel, type ModelSource } from './source.js'
-import { withTuned } from './tuned.js'
 import { ceilingOf, EngineSource, mayWatch, watched } from './watch.js'
+import { withTuned } from './withtuned.js'
 
 /** Returns the exit status; throws for everything that a person is to be told. */
 export async function run(model: string | undefined, flags: RunFlags): Promise<number> {
@@ -32,7 +32,7 @@ export async function run(model: string | undefined, flags: RunFlags): Promise<n
     ? rawPrompt(tokenizer, text)
     : new Conversation(source.folder, tokenizer, flags).ask(text)
   const interrupts = new Interrupts()
-  const wishes = wishesOf(withTuned(source, flags, log), tokenizer.size)
+  const wishes = wishesOf(await withTuned(source, flags, log), tokenizer.size)
   const engine = await Engine.open(source.folder, wishes, (line) => log.line(line))
   try {
     log.opened(source.name, engine.facts, flags.ctxSize)

@@ -2,13 +2,14 @@
 // the server listens at once and says that it loads. The first SIGTERM or Ctrl-C lets what is in work
 // end within --grace, a second one ends the program at once.
 import { readFileSync } from 'node:fs'
-import { Dashboard } from '../../tui/dashboard.js'
+import type { Dashboard } from '../../tui/dashboard.js'
 import { type Source, saidOf } from '../../tui/source.js'
 import { Engine } from '../engine/engine.js'
 import { isLoopback, Keys } from '../serve/keys.js'
+import { newService } from '../serve/newservice.js'
 import { serverSnapshot } from '../serve/routes/telemetry.js'
 import { Server } from '../serve/server.js'
-import { newService, type Service } from '../serve/service.js'
+import type { Service } from '../serve/service.js'
 import { openText } from './conversation.js'
 import { Failure, Status, systemReason, tell } from './failure.js'
 import { refuseUnavailable, type ServeFlags, wishesOf } from './flags.js'
@@ -16,8 +17,8 @@ import { Interrupts } from './interrupt.js'
 import { logFor } from './log.js'
 import { neededTags } from './request.js'
 import { findModel, packageVersion } from './source.js'
-import { withTuned } from './tuned.js'
 import { ceilingOf, mayWatch } from './watch.js'
+import { withTuned } from './withtuned.js'
 
 const KEEP_ALIVE_MS = 10_000
 const KEY_CHARS_LEAST = 8
@@ -44,7 +45,7 @@ export async function serve(model: string | undefined, flags: ServeFlags): Promi
   const tokenizer = await openText(source.folder)
   if (flags.reasoningBudget !== undefined) neededTags(tokenizer)
   const wishes = {
-    ...wishesOf(withTuned(source, flags, log), tokenizer.size),
+    ...wishesOf(await withTuned(source, flags, log), tokenizer.size),
     sequences: flags.parallel,
     drawShare: flags.streamShare,
   }
@@ -67,7 +68,7 @@ export async function serve(model: string | undefined, flags: ServeFlags): Promi
   const interrupts = new Interrupts()
   const server = await listen(service, flags, keys)
   log.line(`listening on ${server.url}`)
-  const dashboard = screen.lines === null ? null : new Dashboard(sourceOf(service, screen.lines))
+  const dashboard = screen.lines === null ? null : await dashboardOf(service, screen.lines)
   const left = dashboard?.run().finally(() => {
     screen.lines = null
   })
@@ -89,6 +90,11 @@ export async function serve(model: string | undefined, flags: ServeFlags): Promi
     await server.close(0)
     throw error
   }
+}
+
+async function dashboardOf(service: Service, log: readonly string[]): Promise<Dashboard> {
+  const { Dashboard } = await import('../../tui/dashboard.js')
+  return new Dashboard(sourceOf(service, log))
 }
 
 /** The server of this process as the dashboard sees it. */

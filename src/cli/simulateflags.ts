@@ -2,7 +2,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { Phase, Scope } from '../simulate/contest.js'
 import type { MachineModel } from '../simulate/machine.js'
-import { type LookAheadName, lookAheads } from '../simulate/rehearsal.js'
+import type { LookAheadName } from '../simulate/rehearsal.js'
 import { filled, real, seed, whole } from './argument.js'
 import { bytesOf, machineWords, rateOf, secondsOf, shareOf } from './machinewords.js'
 
@@ -25,6 +25,8 @@ export interface SimulateFlags {
   readonly json?: boolean
   readonly quiet?: boolean
 }
+
+const lookAheads: readonly LookAheadName[] = ['off', 'auto', 'on', 'oracle', 'wrong']
 
 /** What the machine's numbers are called, and what stands where they are left out. */
 const machineHelp = `

@@ -6,7 +6,6 @@ import { reasonOf } from '../engine/manifest.js'
 import { type SettingName, type Settings, settingNames, settingsText } from '../engine/settings.js'
 import {
   buildKey,
-  isAnythingTuned,
   readTuned,
   type TunedEntry,
   type TunedPlace,
@@ -17,13 +16,12 @@ import type { Log } from './log.js'
 import { type ModelSource, packageVersion } from './source.js'
 
 /** The flags as given, and for those left out what was found to be faster under the others. */
-export function withTuned<Flags extends SharedFlags & { readonly maxBatch?: unknown }>(
+export function tunedFlags<Flags extends SharedFlags & { readonly maxBatch?: unknown }>(
   source: ModelSource,
   flags: Flags,
   log: Log,
-  isBatch = false,
+  isBatch: boolean,
 ): Flags {
-  if (!flags.tuned || !isAnythingTuned(process.env)) return flags
   try {
     const entry = entryFor(placeOf(source), flags, log)
     if (entry === null) return flags

@@ -1,6 +1,6 @@
 // The dashboard in the program that computes: `run`, `chat` and `serve` with --tui. What would have gone
-// to the terminal, answers and log, goes to its views while it is open.
-import { Dashboard } from '../../tui/dashboard.js'
+// to the terminal, answers and log, goes to its views while it is open. Its code is loaded only then.
+import type { Dashboard } from '../../tui/dashboard.js'
 import type { Said, View } from '../../tui/scene.js'
 import type { Source } from '../../tui/source.js'
 import type { Engine } from '../engine/engine.js'
@@ -90,6 +90,7 @@ export async function watched<Result>(
   work: (dashboard: Dashboard) => Promise<Result>,
   leave: () => void,
 ): Promise<Result> {
+  const { Dashboard } = await import('../../tui/dashboard.js')
   const dashboard = new Dashboard(source, view)
   const left = dashboard.run().finally(leave)
   try {

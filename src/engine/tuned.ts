@@ -16,7 +16,8 @@ import { driveOf } from './drives.js'
 import { hostOf } from './host.js'
 import type { Cores } from './knobs.js'
 import { machineKey } from './machine.js'
-import { cacheFolder, reasonOf, replaceFile } from './manifest.js'
+import { reasonOf, replaceFile } from './manifest.js'
+import { tunedFolder } from './tunedfolder.js'
 
 const FILE_BYTES_MOST = 2 ** 20
 /** Entries of a file; the oldest go first. */
@@ -94,16 +95,11 @@ export function coresHere(): Cores {
   return { logical: cores, physical: machineCores }
 }
 
-/** Whether anything was ever tuned here, which is quickly found out. */
-export function isAnythingTuned(environment: Environment): boolean {
-  return fs.existsSync(folderOf(environment))
-}
-
 /** Where settings for this place lie. */
 export function tunedPath(environment: Environment, place: TunedPlace): string {
   const { machine, drive, model } = place
   const name = createHash('sha256').update([machine, drive, model].join('\n')).digest('hex')
-  return join(folderOf(environment), `${name.slice(0, 32)}.json`)
+  return join(tunedFolder(environment), `${name.slice(0, 32)}.json`)
 }
 
 /** The entries that stand, the latest last; none where there is no file. Throws ModelError for what is no such file. */
@@ -144,7 +140,7 @@ export function forgetTuned(environment: Environment, place: TunedPlace): boolea
 
 /** Throws ModelError where settings could not be kept, before the work of minutes. */
 export function checkKeepable(environment: Environment): void {
-  const folder = folderOf(environment)
+  const folder = tunedFolder(environment)
   try {
     fs.mkdirSync(folder, { recursive: true })
     fs.accessSync(folder, fs.constants.W_OK | fs.constants.X_OK)
@@ -166,8 +162,4 @@ function standing(environment: Environment, place: TunedPlace): readonly TunedEn
 function write(environment: Environment, place: TunedPlace, entries: readonly TunedEntry[]): void {
   const text = `${JSON.stringify({ version: 1, ...place, entries }, null, 1)}\n`
   replaceFile(tunedPath(environment, place), Buffer.from(text), true)
-}
-
-function folderOf(environment: Environment): string {
-  return join(cacheFolder(environment), 'tuned')
 }

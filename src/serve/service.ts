@@ -3,20 +3,19 @@
 // nothing of its text.
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Engine } from '../engine/engine.js'
-import { GrammarThreads } from '../engine/grammarthreads.js'
+import type { GrammarThreads } from '../engine/grammarthreads.js'
 import type { EngineFacts } from '../engine/protocol.js'
-import { thinkingTagsOf } from '../model/thinkingtags.js'
 import type { Tokenizer } from '../model/tokenizer.js'
 import type { ThinkingMeans } from './draw.js'
 import { Exchange } from './exchange.js'
 import { type Identity, identityOf, type TokenUsage } from './form.js'
-import { Gate } from './gate.js'
-import { GrammarTrials } from './grammars.js'
-import { Keeper } from './keeper.js'
-import { Metrics } from './metrics.js'
-import { Prompts } from './prompts.js'
+import type { Gate } from './gate.js'
+import type { GrammarTrials } from './grammars.js'
+import type { Keeper } from './keeper.js'
+import type { Metrics } from './metrics.js'
+import type { Prompts } from './prompts.js'
 import { Refusal } from './refusal.js'
-import { Streams } from './streams.js'
+import type { Streams } from './streams.js'
 
 /** What whoever starts the server decides. */
 export interface ServiceWishes {
@@ -57,30 +56,6 @@ export interface Service extends ServiceWishes {
   readonly streams: Streams | null
   /** Aborted when what is still in work shall end. */
   readonly shutdown: AbortController
-}
-
-/** The parts of a service; the model is opened later. */
-export function newService(wishes: ServiceWishes): Service {
-  const streams = wishes.showsText === true ? new Streams(wishes.tokenizer) : null
-  const grammars = new GrammarThreads(wishes.folder)
-  const open = () => wishes.open(grammars)
-  const keeper = new Keeper(open, wishes.log, (engine) => {
-    streams?.forget()
-    if (streams !== null) engine.onToken = (number, token) => streams.drew(number, token)
-  })
-  const gate = new Gate(wishes.parallel, wishes.queue)
-  return {
-    ...wishes,
-    created: Math.floor(Date.now() / 1000),
-    keeper,
-    streams,
-    gate,
-    thinking: { tags: thinkingTagsOf(wishes.tokenizer), budget: wishes.reasoningBudget },
-    prompts: new Prompts(wishes.folder),
-    grammars: new GrammarTrials(grammars),
-    metrics: new Metrics(gate, keeper),
-    shutdown: new AbortController(),
-  }
 }
 
 /** Who answers, once it is known what computes. */

@@ -19,8 +19,7 @@ import { tokenIdsOf } from './tracefile.js'
 import { VirtualDrive } from './virtualdrive.js'
 
 /** How experts are foreseen: as the engine does, by one who knows, or by one who is always wrong. */
-export const lookAheads = ['off', 'auto', 'on', 'oracle', 'wrong'] as const
-export type LookAheadName = (typeof lookAheads)[number]
+export type LookAheadName = 'off' | 'auto' | 'on' | 'oracle' | 'wrong'
 
 /** What became of what was read ahead. */
 export interface AheadFigures {

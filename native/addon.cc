@@ -11,6 +11,7 @@
 #include "cpu/topology.h"
 #include "device.h"
 #include "io/checksum.h"
+#include "library.h"
 
 namespace {
 
@@ -66,6 +67,8 @@ class Device : public Napi::ObjectWrap<Device> {
     layout.checksums = checksums.Data();
     layout.checksum_count = checksums.ElementLength();
     layout.slots = integer(o, "slots");
+    layout.rooms = integer(o, "rooms");
+    layout.library = text(o, "library");
     layout.io = read_io(object_of(env, o.Get("io"), "layout.io"), layout.files.size());
     layout.keeps_scores = o.Get("keepsScores").ToBoolean();
     layout.keeps_attended = o.Get("keepsAttended").ToBoolean();
@@ -305,6 +308,25 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
   return machine;
 }
 
+// The backend of a shared library, or why there is none: see library.h.
+Napi::Value probe_library(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!info[0].IsString()) refuse(env, "path", "a string");
+  const ring::Backend* backend = nullptr;
+  ring::BackendProbe probe{};
+  const Status status =
+      ring::open_library(info[0].As<Napi::String>().Utf8Value(), &backend, &probe);
+  Napi::Object found = Napi::Object::New(env);
+  found.Set("problem", Napi::String::New(env, status.text));
+  found.Set("name", Napi::String::New(env, probe.name));
+  found.Set("memoryBytes", Napi::Number::New(env, static_cast<double>(probe.memory_bytes)));
+  found.Set("freeBytes", Napi::Number::New(env, static_cast<double>(probe.free_bytes)));
+  found.Set("computeMajor", Napi::Number::New(env, probe.compute_major));
+  found.Set("computeMinor", Napi::Number::New(env, probe.compute_minor));
+  found.Set("driver", Napi::String::New(env, probe.driver));
+  return found;
+}
+
 // Bytes per second of random reads, and how they were made: see io/ceiling.h.
 Napi::Value measure_drive(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
@@ -412,6 +434,7 @@ Napi::Object contract(Napi::Env env) {
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("contract", contract(env));
   exports.Set("probe", Napi::Function::New(env, probe));
+  exports.Set("probeLibrary", Napi::Function::New(env, probe_library));
   exports.Set("hashExtent", Napi::Function::New(env, hash_extent));
   exports.Set("measureDrive", Napi::Function::New(env, measure_drive));
   exports.Set("measureMemory", Napi::Function::New(env, measure_memory));

@@ -95,6 +95,12 @@ Napi::Object object_of(Napi::Env env, Napi::Value value, const char* name) {
   return value.As<Napi::Object>();
 }
 
+std::string text(Napi::Object object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  if (!value.IsString()) refuse(object.Env(), name, "a string");
+  return value.As<Napi::String>().Utf8Value();
+}
+
 double number(Napi::Object object, const char* name) {
   const Napi::Value value = object.Get(name);
   if (!value.IsNumber() || !std::isfinite(value.As<Napi::Number>().DoubleValue())) {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "device.h"
 
@@ -21,6 +22,7 @@ Napi::Uint16Array uint16s(Napi::Env env, Napi::Value value, const char* name);
 Napi::Float32Array float32s(Napi::Env env, Napi::Value value, const char* name);
 Napi::Float64Array float64s(Napi::Env env, Napi::Value value, const char* name);
 Napi::Object object_of(Napi::Env env, Napi::Value value, const char* name);
+std::string text(Napi::Object object, const char* name);
 double number(Napi::Object object, const char* name);
 int32_t integer(Napi::Object object, const char* name);
 int32_t integer(Napi::Env env, Napi::Value value, const char* name);

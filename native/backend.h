@@ -1,7 +1,9 @@
 // What a compute backend provides: a table of plain functions over plain data, so that a backend
 // can live in a shared library opened at run time. The device owns the order of the calls; a
-// backend owns activations, KV and kernels, and decides nothing about experts. All functions are
-// called from the one thread that opened the device.
+// backend owns activations, KV and kernels, and decides nothing about experts. One that computes in
+// memory of its own also owns slots there, and copies experts into those it is told. All functions
+// are called from the one thread that opened the device. A failure with Code::lost means that no
+// later call can succeed.
 #pragma once
 #include "model.h"
 #include "status.h"
@@ -43,6 +45,7 @@ struct StepInput {
 struct ReadyExpert {
   int32_t index;  // within its layer
   const Mlp* weights;
+  int32_t slot = -1;  // of the backend's own memory; -1: they lie in RAM, where `weights` says
 };
 
 // How one token is drawn. Lists belong to the step and live until it ends.
@@ -70,7 +73,8 @@ struct HeadOutput {
   float* logits;        // [rows][vocabulary], or null
 };
 
-constexpr uint32_t kBackendVersion = 4;
+// Raised by one whenever the table, or what it points to, changes.
+constexpr uint32_t kBackendVersion = 5;
 
 struct Backend {
   uint32_t version;
@@ -114,8 +118,38 @@ struct Backend {
   const char* (*identify)(void* self);
   // Instruction set or device in use, for people.
   const char* (*describe)(void* self);
+  // Copies under way come to their end first.
   void (*close)(void* self);
+
+  // The next three are null in a backend that computes where weights lie in RAM.
+  // Makes so many slots, each large enough for any expert of the model, its matrices at aligned
+  // places. Once, after open.
+  Status (*open_slots)(void* self, int32_t count);
+  // Begins to copy an expert of the model (MoE layer x experts + index) into a slot from RAM, where
+  // its three matrices lie at `host` at any byte. Whatever was handed over before to be computed
+  // with the slot comes before the copy: a backend whose `mix` comes back before it is done sees to
+  // that. From now until `filled` says so, nobody computes with the slot, and the bytes at `host`
+  // stay as they are. Tickets rise by one.
+  Status (*fill)(void* self, int32_t slot, int32_t expert, const Mlp* host, uint64_t* ticket);
+  // The last ticket that is done, with all before it; 0: none is. Never waits.
+  Status (*filled)(void* self, uint64_t* ticket);
 };
+
+// What a backend would compute on, told without a table in use.
+struct BackendProbe {
+  char name[64];  // of the processor
+  uint64_t memory_bytes, free_bytes;
+  int32_t compute_major, compute_minor;  // what it can do, as its maker numbers that
+  char driver[32];
+  char reason[200];  // why it cannot be used, a sentence
+};
+
+// What a shared library exports by these names, extern "C". The probe may be called before anything
+// else and never ends the process; it returns 0 where the backend can be used.
+constexpr const char* kBackendSymbol = "ring_backend";
+constexpr const char* kProbeSymbol = "ring_probe";
+using BackendTable = const Backend* (*)();
+using ProbeBackend = int32_t (*)(BackendProbe* probe);
 
 const Backend* cpu_backend();
 

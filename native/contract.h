@@ -8,7 +8,7 @@
 namespace ring {
 
 // Raised by one whenever the meaning of a field changes.
-constexpr int kContractVersion = 6;
+constexpr int kContractVersion = 7;
 
 // Raised by one whenever a kernel may give other bits than before: keys and values that were kept
 // on a drive are then not taken for those that would be computed.
@@ -197,9 +197,11 @@ constexpr int kKernelVersion = 1;
 
 // A place is tier * 2^24 + slot; -1 is no place. In the map tier the slot is the expert's number,
 // MoE layer x experts + index, so a place holds 16 million experts (Ring-1T has 19,456).
+// Slots lie in RAM, or in the memory of the backend that computes.
 #define RING_TIERS(X) \
   X(map, 0)           \
-  X(ram, 1)
+  X(ram, 1)           \
+  X(gpu, 2)
 
 // How reads reach the drive: the ladder, and the drive made of RAM.
 #define RING_RUNGS(X)    \
@@ -245,7 +247,9 @@ constexpr int kKernelVersion = 1;
   X(policy_s, 22)        \
   X(ahead_s, 23)         \
   X(bytes_cancelled, 24) \
-  X(count, 25)
+  X(stall_copy_s, 25)    \
+  X(bytes_copied, 26)    \
+  X(count, 27)
 
 #define RING_LIMITS(X)     \
   X(slot_bits, 24)         \

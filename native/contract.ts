@@ -116,7 +116,8 @@ export const EventField = { kind: 0, expert: 1, to: 2, code: 3, count: 4 } as co
 export const EventKind = { arrived: 0, failed: 1, cancelled: 2, touched: 3 } as const
 /** `resident`: 1 the expert lay in memory when its layer routed, 0 it did not, -1 nobody can tell. */
 export const UseField = { expert: 0, tokens: 1, resident: 2, count: 3 } as const
-const Tier = { map: 0, ram: 1 } as const
+/** `gpu`: slots in the memory of the backend that computes. */
+const Tier = { map: 0, ram: 1, gpu: 2 } as const
 /** Products of the CPU backend: F32-accurate, or with activations rounded to BF16. */
 export const MathKind = { f32: 0, bf16: 1 } as const
 /** How reads reach the drive. */
@@ -163,7 +164,10 @@ export const Counter = {
   ahead_s: 23,
   /** Read as look-ahead, and cancelled before it was complete. */
   bytes_cancelled: 24,
-  count: 25,
+  /** Waiting for copies into the backend's memory, with nothing to compute and nothing being read. */
+  stall_copy_s: 25,
+  bytes_copied: 26,
+  count: 27,
 } as const
 export const Limit = {
   slot_bits: 24,
@@ -177,7 +181,7 @@ export const Limit = {
 } as const
 
 export const contract = {
-  contract: { version: 6, kernels: 1 },
+  contract: { version: 7, kernels: 1 },
   reason: Reason,
   code: Code,
   dtype: Dtype,

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "library.h"
 #include "tables.h"
 #include "timed.h"
 
@@ -42,8 +43,9 @@ Status check_layout(const Layout& layout) {
   }
   if (layout.counters == nullptr)
     return failure(Code::bad_argument, "the shared counters are missing");
-  if (layout.slots < 0 || layout.slots > kSlotMask)
-    return failure(Code::bad_argument, "%d slots cannot be named", layout.slots);
+  if (layout.slots < 0 || layout.slots > kSlotMask || layout.rooms < 0 || layout.rooms > kSlotMask)
+    return failure(Code::bad_argument, "%d slots or %d rooms cannot be named", layout.slots,
+                   layout.rooms);
   for (const int32_t distance : layout.ahead) {
     if (distance < 1 || distance >= s.layers)
       return failure(Code::bad_argument, "%d layers ahead is not a distance in this model",
@@ -112,7 +114,8 @@ Status Device::open(const Layout& layout) {
   const auto attempt = [&]() -> Status {
     counters_ = layout.counters;
     std::fill_n(counters_, counter::count, 0.0);
-    RING_TRY(layout.slots > 0 ? open_slots(layout) : open_mapped(layout));
+    RING_TRY(open_backend(layout.library));
+    RING_TRY(layout.slots > 0 ? read_resident(layout) : open_mapped(layout));
     limits_ = layout.limits;
     lockstep_ = layout.lockstep;
     keeps_scores_ = layout.keeps_scores;
@@ -121,10 +124,8 @@ Status Device::open(const Layout& layout) {
     scores_ = layout.scores;
     control_ = layout.control;
     control_words_ = layout.control_words;
-    backend_ = cpu_backend();
-    if (backend_->version != kBackendVersion)
-      return failure(Code::bad_argument, "the backend has another version");
     RING_TRY(backend_->open(&model_, &limits_, &compute_));
+    RING_TRY(open_slots(layout));
     description_ = backend_->describe(compute_);
     if (reader_ != nullptr) description_ += "; " + reader_->describe();
     return {};
@@ -139,6 +140,13 @@ Status Device::open(const Layout& layout) {
   control_[control::progress].store(1000);
   state_ = State::open;
   return {};
+}
+
+Status Device::open_backend(const std::string& path) {
+  backend_ = cpu_backend();
+  if (path.empty()) return {};
+  BackendProbe probe;
+  return open_library(path, &backend_, &probe);
 }
 
 Status Device::open_mapped(const Layout& layout) {
@@ -156,7 +164,7 @@ Status Device::open_mapped(const Layout& layout) {
   return check_maps();
 }
 
-Status Device::open_slots(const Layout& layout) {
+Status Device::read_resident(const Layout& layout) {
   RING_TRY(open_reader(layout, &reader_));
   slots_ = std::make_unique<Slots>();
   dense_ = std::make_unique<Resident>(io::kBlockBytes);
@@ -186,8 +194,18 @@ Status Device::open_slots(const Layout& layout) {
   extents_.resize(of_experts.size() / expert_tensor::count);
   for (size_t i = 0; i < of_experts.size(); ++i)
     extents_[i / expert_tensor::count].of[i % expert_tensor::count] = of_experts[i];
+  return {};
+}
+
+Status Device::open_slots(const Layout& layout) {
+  const bool has_own_memory = backend_->open_slots != nullptr;
+  if (has_own_memory && !model_.experts.empty() && (layout.slots == 0 || layout.rooms == 0))
+    return failure(Code::bad_argument, "%s computes in memory of its own: it needs slots and rooms",
+                   backend_->name);
   if (extents_.empty()) return {};
-  return slots_->open(layout.slots, model_, extents_, reader_.get());
+  if (!has_own_memory) return slots_->open(layout.slots, model_, extents_, reader_.get());
+  return slots_->open_over(backend_, compute_, layout.slots, layout.rooms, model_, extents_,
+                           reader_.get());
 }
 
 Status Device::require_open() const {
@@ -228,7 +246,8 @@ Status Device::begin(const BatchView& batch, int32_t* id) {
   copy_batch(batch, step);
   const StepInput input = {step.tokens, static_cast<int32_t>(step.parts.size()), step.ids.data(),
                            step.parts.data()};
-  RING_TRY(backend_->begin(compute_, index, &input));
+  const Status begun = backend_->begin(compute_, index, &input);
+  if (begun.failed() && begun.code != Code::lost) return begun;
   step.layer = 0;
   step.routed = step.shared = step.told_ahead = step.asks_ahead = false;
   step.foreseen = Foreseen::nothing;
@@ -238,6 +257,7 @@ Status Device::begin(const BatchView& batch, int32_t* id) {
   step.phase = Phase::running;
   step.serial = next_serial_++;
   *id = step.serial;
+  if (begun.failed()) end(step, begun);  // advance says so
   return {};
 }
 
@@ -253,6 +273,7 @@ Status Device::advance(int32_t id, Reason* reason, int32_t* stop, size_t stop_le
     end(*step, Reason::lost, require_open());
   if (step->phase == Phase::ended) {
     *reason = step->reason;
+    if (step->reason == Reason::lost) (void)lose(step->why);
     return {};
   }
   while (step->layer < model_.shape.layers) {
@@ -262,12 +283,10 @@ Status Device::advance(int32_t id, Reason* reason, int32_t* stop, size_t stop_le
     }
     Reason stop_reason = Reason::done;
     const Status status = run_layer(index, *step, &stop_reason);
-    if (status.failed()) {
-      *reason = end(*step, status.code == Code::lost ? Reason::lost : Reason::failed, status);
-      return {};
-    }
+    if (status.failed()) end(*step, status);
     if (step->phase == Phase::ended) {
       *reason = step->reason;
+      if (step->reason == Reason::lost) (void)lose(step->why);
       return {};
     }
     if (stop_reason != Reason::done) {
@@ -297,22 +316,23 @@ Status Device::run_layer(int32_t index, Step& step, Reason* stop) {
   if (model_.shape.is_moe(step.layer)) {
     if (!step.placed.empty() && !step.asks_ahead) {
       mix_placed(index, step);
-      if (step.phase == Phase::ended) return check_maps();
+      if (step.phase == Phase::ended) return check_memory();
     }
     if (step.placed.empty() && !step.asks_ahead) {
-      const bool all_found = step.wanted.empty() || (!lockstep_ && finds_all(step));
+      bool all_found = step.wanted.empty();
+      if (!all_found && !lockstep_) RING_TRY(find_all(step, &all_found));
       if (all_found) RING_TRY(ask_ahead(index, step));
       if (!all_found) *stop = Reason::missing;
     }
     if (step.asks_ahead) *stop = Reason::ahead;
     step.asks_ahead = false;
-    if (*stop != Reason::done) return check_maps();
+    if (*stop != Reason::done) return check_memory();
     if (!step.wanted.empty()) RING_TRY(mix_found(index, step));
     RING_TRY(share_layer(index, step));
     const Timed timed(&counters_[counter::settle_s]);
     RING_TRY(backend_->settle(compute_, index, step.layer));
   }
-  RING_TRY(check_maps());
+  RING_TRY(check_memory());
   ++step.layer;
   step.routed = step.shared = step.told_ahead = step.asks_ahead = false;
   step.foreseen = Foreseen::nothing;
@@ -356,7 +376,8 @@ Status Device::sample(int32_t id, Reason* reason, OutcomeView& outcome, Status* 
     const Status status = backend_->sample(compute_, static_cast<int32_t>(step - steps_),
                                            step->sampling.data(), &outcome.head);
     if (status.code == Code::bad_argument) return status;  // the step can be sampled again
-    if (status.failed()) end(*step, Reason::failed, status);
+    if (status.failed()) end(*step, status);
+    if (status.code == Code::lost) (void)lose(status);
   }
   *reason = step->reason;
   *why = step->why;
@@ -377,6 +398,10 @@ Reason Device::end(Step& step, Reason reason, const Status& why) {
   return reason;
 }
 
+Reason Device::end(Step& step, const Status& failure) {
+  return end(step, failure.code == Code::lost ? Reason::lost : Reason::failed, failure);
+}
+
 // What the reader has counted, where others can see it.
 void Device::publish_reader() {
   if (reader_ == nullptr) return;
@@ -395,6 +420,7 @@ void Device::publish_reader() {
   set(counter::mismatches, static_cast<double>(c.mismatches.load()));
   set(counter::slots_touched, slots_->touched());
   set(counter::slots_locked, slots_->locked());
+  set(counter::bytes_copied, static_cast<double>(slots_->bytes_copied()));
 }
 
 bool Device::is_cancelled(const Step& step) const {
@@ -406,12 +432,23 @@ bool Device::is_cancelled(const Step& step) const {
 }
 
 Status Device::lose(const FileMap& map, int64_t offset) {
-  const Status status = failure(
-      Code::lost, "%s: cannot be read at byte %lld: the file was cut short or its drive failed",
-      map.path().c_str(), static_cast<long long>(offset));
-  lost_text_ = status.text;
-  if (state_ == State::open) state_ = State::lost;
-  return status;
+  return lose(failure(Code::lost,
+                      "%s: cannot be read at byte %lld: the file was cut short or its drive failed",
+                      map.path().c_str(), static_cast<long long>(offset)));
+}
+
+Status Device::lose(const Status& why) {
+  if (state_ == State::open) {
+    lost_text_ = why.text;
+    state_ = State::lost;
+  }
+  return why;
+}
+
+// What has been computed with up to now was what it should have been.
+Status Device::check_memory() {
+  RING_TRY(check_maps());
+  return slots_ == nullptr ? Status{} : slots_->trouble();
 }
 
 // A page that could not be read has been computed with as zeros: nothing since open can be trusted.

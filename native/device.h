@@ -44,6 +44,10 @@ struct Layout {
   const uint32_t* checksums = nullptr;  // see tensor_field::checksums
   size_t checksum_count = 0;
   int32_t slots = 0;  // 0: experts and dense weights are computed with where they are mapped
+  // A shared library whose backend computes; empty: the CPU's. With slots of its own it needs so
+  // many rooms in RAM for experts on their way there.
+  std::string library;
+  int32_t rooms = 0;
   Io io;
   bool lockstep = false;        // stop at every MoE layer
   bool keeps_scores = false;    // of the router, for every token of a step
@@ -181,14 +185,18 @@ class Device {
   bool is_cancelled(const Step& step) const;
   Status check_maps();
   Status check_sizes();
+  Status check_memory();
   Status lose(const FileMap& map, int64_t offset);
+  Status lose(const Status& why);
+  Status open_backend(const std::string& path);
   Status open_mapped(const Layout& layout);
+  Status read_resident(const Layout& layout);
   Status open_slots(const Layout& layout);
   Status run_layer(int32_t index, Step& step, Reason* stop);
   // experts.cc: from routing to the sum of a layer's experts.
   Status route_layer(int32_t index, Step& step);
   Status share_layer(int32_t index, Step& step);
-  bool finds_all(Step& step);
+  Status find_all(Step& step, bool* all);
   bool is_awaiting_reads() const;
   Status mix_found(int32_t index, Step& step);
   // foresee.cc: what later layers will probably want.
@@ -208,9 +216,11 @@ class Device {
   void mix_placed(int32_t index, Step& step);
   Status mix_as_they_land(int32_t index, Step& step);
   Status advise(const int32_t* orders, size_t count);
+  void wait_for_slots(int wait_ms);
   void fail_parts(Step& step, int32_t expert, const Status& why);
   void forget_mixed(Step& step);
   Reason end(Step& step, Reason reason, const Status& why);
+  Reason end(Step& step, const Status& failure);
   void count(int32_t counter, double amount) { counters_[counter] += amount; }
   void publish_reader();
 

@@ -148,7 +148,7 @@ void Device::note_uses(const Step& step) {
 
 // As use_field::resident.
 int32_t Device::residency(int32_t expert, int64_t time_ns) {
-  if (reader_ != nullptr) return slots_->find(expert) != nullptr ? 1 : 0;
+  if (reader_ != nullptr) return slots_->is_there(expert) ? 1 : 0;
   if (found_ns_.empty()) return -1;
   int64_t& found_ns = found_ns_[static_cast<size_t>(expert)];
   const bool stays = found_ns > 0 && time_ns - found_ns < kStaysNs;
@@ -180,17 +180,20 @@ Status Device::routed(int32_t* uses, size_t values, int32_t* count) {
 }
 
 // Whether every wanted expert lies ready; they are listed then.
-bool Device::finds_all(Step& step) {
-  const int64_t first = first_expert(step);
-  if (reader_ != nullptr) slots_->settle();
+Status Device::find_all(Step& step, bool* all) {
+  const auto first = static_cast<int32_t>(first_expert(step));
+  if (reader_ != nullptr) RING_TRY(slots_->settle());
+  *all = false;
   step.ready.clear();
   for (const int32_t expert : step.wanted) {
-    const Mlp* weights = reader_ == nullptr ? &model_.experts[static_cast<size_t>(first + expert)]
-                                            : slots_->find(static_cast<int32_t>(first) + expert);
-    if (weights == nullptr) return false;
-    step.ready.push_back({expert, weights});
+    const ReadyExpert found = reader_ == nullptr
+                                  ? ReadyExpert{expert, &model_.experts[first + expert]}
+                                  : slots_->find(first + expert, expert);
+    if (found.weights == nullptr) return {};
+    step.ready.push_back(found);
   }
-  return true;
+  *all = true;
+  return {};
 }
 
 Status Device::mix_found(int32_t index, Step& step) {
@@ -231,7 +234,7 @@ Status Device::check_places(const Step& step, const int32_t* places, size_t coun
     const int32_t expert = first + step.wanted[i];
     const bool in_map =
         reader_ == nullptr && tier == static_cast<int32_t>(Tier::map) && slot == expert;
-    const bool in_slot = reader_ != nullptr && tier == static_cast<int32_t>(Tier::ram) &&
+    const bool in_slot = reader_ != nullptr && tier == static_cast<int32_t>(slots_->tier()) &&
                          slot < slots_->count() &&
                          (slots_->is_ready(slot, expert) || slots_->is_loading(slot, expert));
     if (places[i] < 0 || !(in_map || in_slot)) {
@@ -256,7 +259,10 @@ Status Device::mix(int32_t id, const int32_t* places, size_t count) {
   RING_TRY(check_places(*step, places, count));
   const int32_t index = static_cast<int32_t>(step - steps_);
   const auto first = static_cast<int32_t>(first_expert(*step));
-  RING_TRY(share_layer(index, *step));
+  if (const Status shared = share_layer(index, *step); shared.failed()) {
+    end(*step, shared);
+    return {};
+  }
   for (size_t i = 0; i < count; ++i) {
     if (places[i] == -1) continue;
     step->placed.push_back({step->wanted[i], reader_ == nullptr ? -1 : places[i] & kSlotMask});
@@ -266,8 +272,7 @@ Status Device::mix(int32_t id, const int32_t* places, size_t count) {
     for (const Wanted& wanted : step->placed)
       step->ready.push_back({wanted.expert, &model_.experts[first + wanted.expert]});
     step->placed.clear();
-    if (const Status status = mix_ready(index, *step, false); status.failed())
-      end(*step, Reason::failed, status);
+    if (const Status status = mix_ready(index, *step, false); status.failed()) end(*step, status);
     forget_mixed(*step);
   } else {
     mix_placed(index, *step);
@@ -281,7 +286,7 @@ void Device::mix_placed(int32_t index, Step& step) {
   const bool none_left = std::all_of(step.faults.begin(), step.faults.end(),
                                      [](const Status& fault) { return fault.failed(); });
   if (status.failed()) {
-    end(step, Reason::failed, status);
+    end(step, status);
   } else if (none_left) {
     end(step, Reason::failed, step.faults.front());
   }
@@ -294,7 +299,7 @@ Status Device::mix_as_they_land(int32_t index, Step& step) {
   const bool in_order = step.tokens > limit::unordered_tokens;
   std::vector<Wanted>& placed = step.placed;
   while (!placed.empty()) {
-    slots_->settle();
+    RING_TRY(slots_->settle());
     step.ready.clear();
     size_t kept = 0;
     for (size_t i = 0; i < placed.size(); ++i) {
@@ -305,9 +310,9 @@ Status Device::mix_as_they_land(int32_t index, Step& step) {
         placed[kept++] = wanted;
         continue;
       }
-      const Mlp* weights = slots_->find(expert);
-      if (weights == nullptr) fail_parts(step, wanted.expert, slots_->failure_of(expert));
-      step.ready.push_back({wanted.expert, weights});
+      const ReadyExpert found = slots_->find(expert, wanted.expert);
+      if (found.weights == nullptr) fail_parts(step, wanted.expert, slots_->failure_of(expert));
+      step.ready.push_back(found);
     }
     placed.resize(kept);
     if (!step.ready.empty()) {
@@ -323,10 +328,16 @@ Status Device::mix_as_they_land(int32_t index, Step& step) {
       step.told_ahead = step.asks_ahead = true;
       return {};
     }
-    const Timed timed(&counters_[counter::stall_nvme_s]);
-    slots_->wait(kWaitMs);
+    wait_for_slots(kWaitMs);
   }
   return {};
+}
+
+void Device::wait_for_slots(int wait_ms) {
+  const int32_t counter =
+      slots_->awaits_copies_only() ? counter::stall_copy_s : counter::stall_nvme_s;
+  const Timed timed(&counters_[counter]);
+  slots_->wait(wait_ms);
 }
 
 void Device::fail_parts(Step& step, int32_t expert, const Status& why) {
@@ -378,11 +389,11 @@ Status Device::poll(int32_t* events, size_t values, int wait_ms, int32_t* count)
   *count = 0;
   RING_TRY(require_open());
   if (reader_ == nullptr) return {};
-  slots_->settle();
+  // Where the slots are lost, the step that is open hears of it from advance.
+  (void)slots_->settle();
   if (!slots_->has_events() && wait_ms > 0) {
-    const Timed timed(&counters_[counter::stall_nvme_s]);
-    slots_->wait(wait_ms);
-    slots_->settle();
+    wait_for_slots(wait_ms);
+    (void)slots_->settle();
   }
   *count = slots_->take_events(events, static_cast<int32_t>(values / event_field::count));
   publish_reader();

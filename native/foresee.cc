@@ -84,8 +84,13 @@ Status Device::foresee(int32_t id, bool attends, float* scores, size_t length) {
   if (length < count)
     return failure(Code::bad_argument, "the array of scores must hold %zu values", count);
   step->told_ahead = true;
-  RING_TRY(foresee_layer(static_cast<int32_t>(step - steps_), *step,
-                         attends ? Foreseen::attended : Foreseen::plainly));
+  const Status foreseen = foresee_layer(static_cast<int32_t>(step - steps_), *step,
+                                        attends ? Foreseen::attended : Foreseen::plainly);
+  if (foreseen.code == Code::lost) {
+    std::fill_n(scores, count, 0.0f);
+    return {};  // advance says so
+  }
+  if (foreseen.failed()) return foreseen;
   std::copy(step->foreseen_scores.begin(), step->foreseen_scores.end(), scores);
   return {};
 }

@@ -74,8 +74,12 @@ export interface Layout {
   readonly tensors: Float64Array
   /** [MoE layer][expert][ExpertTensor.count][TensorField.count]. */
   readonly expertTensors: Float64Array
-  /** RAM slots for experts; 0: experts and dense weights are computed with where they are mapped. */
+  /** Slots for experts; 0: experts and dense weights are computed with where they are mapped. */
   readonly slots: number
+  /** Path of a shared library whose backend computes; empty: the CPU's. */
+  readonly library: string
+  /** Experts that have room in RAM on their way into slots of the backend's own. */
+  readonly rooms: number
   readonly io: ReaderLayout
   /** CRC32C blocks that TensorField.checksums points into. */
   readonly checksums: Uint32Array
@@ -225,9 +229,24 @@ export interface Device {
   describe(): string
 }
 
+/** What a backend in a shared library would compute on. */
+export interface LibraryProbe {
+  /** Why it cannot be used, a sentence; empty: it can. */
+  readonly problem: string
+  /** Of the processor. */
+  readonly name: string
+  readonly memoryBytes: number
+  readonly freeBytes: number
+  /** What it can do, as its maker numbers that. */
+  readonly computeMajor: number
+  readonly computeMinor: number
+  readonly driver: string
+}
+
 interface Addon {
   readonly contract: Readonly<Record<string, number>>
   probe(): Machine
+  probeLibrary(path: string): LibraryProbe
   measureDrive(probe: DriveProbe): DriveRate
   measureMemory(threads: number): number
   hashExtent(path: string, offset: number, bytes: number, out: Uint32Array, copy?: Uint8Array): void
@@ -280,6 +299,11 @@ export const nativeContract = addon.contract
 
 export function probe(): Machine {
   return addon.probe()
+}
+
+/** Opens the library of a compute backend and asks it; a library that is open stays so. */
+export function probeLibrary(path: string): LibraryProbe {
+  return addon.probeLibrary(path)
 }
 
 /** Random reads of whole chunks, nothing else between. */

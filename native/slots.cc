@@ -2,17 +2,20 @@
 #include "slots.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 namespace ring {
 namespace {
 
-constexpr uint64_t kSlabBytes = uint64_t{1} << 30;
 constexpr int32_t kSlotMask = (1 << limit::slot_bits) - 1;
 // Of an expert, the look-ahead bytes that may be under way: what a demand read may have to wait
 // for.
 constexpr uint64_t kAheadPercent = 8;
 // While memory is still being touched nobody wakes us when a slot becomes free.
 constexpr int kTouchWaitMs = 2;
+// Nobody tells either when a copy is done: it is asked for as often as this while it is waited for.
+constexpr auto kCopyWait = std::chrono::microseconds(50);
 
 Matrix* matrices_of(Mlp& mlp, int index) {
   return index == expert_tensor::gate ? &mlp.gate
@@ -36,37 +39,42 @@ Slots::~Slots() { stop(); }
 
 Status Slots::open(int32_t count, const Model& model, const std::vector<ExpertExtents>& extents,
                    io::Reader* reader) {
-  model_ = &model;
-  extents_ = &extents;
-  reader_ = reader;
-  slot_bytes_ = slot_bytes(extents);
-  slots_per_slab_ = static_cast<int32_t>(std::max<uint64_t>(1, kSlabBytes / slot_bytes_));
-  slots_.resize(count);
-  reader->limit_ahead(slot_bytes_ * kAheadPercent / 100);
-  slot_of_.assign(extents.size(), -1);
-  for (int32_t first = 0; first < count; first += slots_per_slab_) {
-    const int32_t here = std::min(slots_per_slab_, count - first);
-    slabs_.emplace_back();
-    RING_TRY(slabs_.back().reserve(slot_bytes_ * static_cast<uint64_t>(here)));
-    for (int32_t i = 0; i < here; ++i)
-      slots_[first + i].data = slabs_.back().data() + slot_bytes_ * static_cast<uint64_t>(i);
-  }
-  toucher_.start(&slabs_, slot_bytes_, slots_per_slab_, count, [reader](const Slab& slab) {
-    reader->lend({slab.data(), slab.bytes()});
-  });
+  return open_common(count, model, extents, reader, count);
+}
+
+Status Slots::open_over(const Backend* backend, void* compute, int32_t count, int32_t rooms,
+                        const Model& model, const std::vector<ExpertExtents>& extents,
+                        io::Reader* reader) {
+  RING_TRY(backend->open_slots(compute, count));
+  RING_TRY(open_common(count, model, extents, reader, rooms));
+  staging_ = std::make_unique<Staging>(backend, compute, &memory_, count);
   return {};
 }
 
-void Slots::stop() { toucher_.stop(); }
-
-int32_t Slots::locked() const {
-  return static_cast<int32_t>(
-      std::min<int64_t>(count(), toucher_.locked_slabs() * slots_per_slab_));
+Status Slots::open_common(int32_t count, const Model& model,
+                          const std::vector<ExpertExtents>& extents, io::Reader* reader,
+                          int32_t rooms) {
+  model_ = &model;
+  extents_ = &extents;
+  reader_ = reader;
+  slots_.resize(count);
+  slot_of_.assign(extents.size(), -1);
+  const uint64_t bytes = slot_bytes(extents);
+  reader->limit_ahead(bytes * kAheadPercent / 100);
+  return memory_.open(rooms, bytes, reader);
 }
 
-const Mlp* Slots::find(int32_t expert) const {
+void Slots::stop() { memory_.stop(); }
+
+bool Slots::is_there(int32_t expert) const {
   const int32_t slot = slot_of_[expert];
-  return slot >= 0 && slots_[slot].state == State::ready ? &slots_[slot].weights : nullptr;
+  return slot >= 0 && slots_[slot].state == State::ready;
+}
+
+ReadyExpert Slots::find(int32_t expert, int32_t index) const {
+  if (!is_there(expert)) return {index, nullptr};
+  const int32_t slot = slot_of_[expert];
+  return {index, &slots_[slot].weights, staging_ == nullptr ? -1 : slot};
 }
 
 bool Slots::is_ready(int32_t slot, int32_t expert) const {
@@ -96,7 +104,7 @@ Status Slots::check(const int32_t* orders, size_t count) {
     const int32_t slot = to & kSlotMask;
     const bool good = expert >= 0 && expert < static_cast<int32_t>(slot_of_.size()) &&
                       o[order_field::from] == -1 && to >= 0 &&
-                      to >> limit::slot_bits == static_cast<int32_t>(Tier::ram) &&
+                      to >> limit::slot_bits == static_cast<int32_t>(tier()) &&
                       slot < this->count() && o[order_field::urgency] >= 0 &&
                       o[order_field::urgency] <= static_cast<int32_t>(Urgency::cancel);
     if (!good) {
@@ -135,13 +143,12 @@ Status Slots::stage(const int32_t* orders, size_t count) {
     if (!is_loading(slot, expert)) {
       load(slot, expert, urgency == Urgency::ahead);
     } else if (urgency == Urgency::cancel) {
-      reader_->cancel(expert);
+      cancel(slot);
     } else if (urgency == Urgency::demand && slots_[slot].is_ahead) {
-      slots_[slot].is_ahead = false;
-      ++demanded_;
-      reader_->promote(expert);
+      raise(slot);
     }
   }
+  if (staging_ != nullptr) read_staged();
   return {};
 }
 
@@ -154,12 +161,21 @@ void Slots::load(int32_t slot, int32_t expert, bool is_ahead) {
   s.expert = expert;
   s.weights = model_->experts[expert];
   slot_of_[expert] = slot;
+  if (staging_ == nullptr) {
+    read(slot, memory_.at(slot));
+  } else {
+    staging_->want(slot, is_ahead);
+  }
+}
+
+// Into RAM at `target`, where the weights lie from then on.
+void Slots::read(int32_t slot, uint8_t* target) {
+  Slot& s = slots_[slot];
   io::Read read;
-  read.tag = expert;
-  read.priority = is_ahead ? io::Priority::ahead : io::Priority::demand;
-  uint8_t* target = s.data;
+  read.tag = s.expert;
+  read.priority = s.is_ahead ? io::Priority::ahead : io::Priority::demand;
   for (int i = 0; i < expert_tensor::count; ++i) {
-    const Extent& extent = (*extents_)[expert].of[i];
+    const Extent& extent = (*extents_)[s.expert].of[i];
     read.parts.push_back({extent.file, extent.offset, extent.bytes, target, extent.checksums});
     matrices_of(s.weights, i)->data = target + extent.offset % io::kBlockBytes;
     target += io::room_for(extent.bytes);
@@ -167,44 +183,115 @@ void Slots::load(int32_t slot, int32_t expert, bool is_ahead) {
   reader_->submit(std::move(read));
 }
 
-void Slots::land(const io::Arrival& arrival) {
+void Slots::read_staged() {
+  for (int32_t slot = staging_->next(); slot >= 0; slot = staging_->next())
+    read(slot, staging_->room_of(slot));
+}
+
+void Slots::raise(int32_t slot) {
+  slots_[slot].is_ahead = false;
+  ++demanded_;
+  if (staging_ != nullptr) staging_->raise(slot);
+  reader_->promote(slots_[slot].expert);
+}
+
+// What is being copied already arrives all the same.
+void Slots::cancel(int32_t slot) {
+  if (staging_ != nullptr && staging_->drop(slot)) {
+    drop(slot, EventKind::cancelled, Code::ok);
+  } else {
+    reader_->cancel(slots_[slot].expert);
+  }
+}
+
+Status Slots::land(const io::Arrival& arrival) {
   const auto expert = static_cast<int32_t>(arrival.tag);
   const int32_t slot = slot_of_[expert];
-  Slot& s = slots_[slot];
-  if (!s.is_ahead) --demanded_;
   if (arrival.landing == io::Landing::arrived) {
-    s.state = State::ready;
-    events_.push_back({EventKind::arrived, expert, slot, Code::ok});
-    return;
+    if (staging_ != nullptr) {
+      uint64_t bytes = 0;
+      for (const Extent& extent : (*extents_)[expert].of) bytes += extent.bytes;
+      return staging_->copy(slot, expert, slots_[slot].weights, bytes);
+    }
+    arrive(slot);
+    return {};
   }
-  s.state = State::free;
-  s.expert = -1;
-  slot_of_[expert] = -1;
+  if (staging_ != nullptr) staging_->give_back(slot);
   if (arrival.landing == io::Landing::failed) {
     last_failure_ = arrival.why;
     last_failed_expert_ = expert;
-    events_.push_back({EventKind::failed, expert, slot, arrival.why.code});
+    drop(slot, EventKind::failed, arrival.why.code);
   } else {
-    events_.push_back({EventKind::cancelled, expert, slot, Code::ok});
+    drop(slot, EventKind::cancelled, Code::ok);
   }
+  return {};
 }
 
-void Slots::settle() {
+void Slots::arrive(int32_t slot) {
+  Slot& s = slots_[slot];
+  if (!s.is_ahead) --demanded_;
+  s.state = State::ready;
+  events_.push_back({EventKind::arrived, s.expert, slot, Code::ok});
+}
+
+// The load comes to nothing.
+void Slots::drop(int32_t slot, EventKind kind, Code code) {
+  Slot& s = slots_[slot];
+  if (!s.is_ahead) --demanded_;
+  events_.push_back({kind, s.expert, slot, code});
+  slot_of_[s.expert] = -1;
+  s.state = State::free;
+  s.expert = -1;
+}
+
+const Status& Slots::settle() {
   io::Arrival arrivals[16];
-  for (;;) {
-    const int count = reader_->poll(arrivals, 16);
-    for (int i = 0; i < count; ++i) land(arrivals[i]);
-    if (count < 16) break;
+  for (int count = 16; count == 16 && !trouble_.failed();) {
+    count = reader_->poll(arrivals, 16);
+    for (int i = 0; i < count && !trouble_.failed(); ++i) {
+      Status landed = land(arrivals[i]);
+      if (landed.failed()) trouble_ = landed;
+    }
   }
-  const int64_t touched = std::min<int64_t>(count(), toucher_.pieces());
-  for (; touched_ < touched; ++touched_) {
+  if (staging_ != nullptr && !trouble_.failed()) {
+    Status settled = settle_staged();
+    if (settled.failed()) trouble_ = settled;
+  }
+  const int32_t usable = staging_ == nullptr ? memory_.touched() : count();
+  for (; touched_ < usable; ++touched_) {
     slots_[touched_].state = State::free;
     events_.push_back({EventKind::touched, -1, touched_, Code::ok});
   }
+  return trouble_;
+}
+
+// What has been copied is there, and its room is another's to be read into.
+Status Slots::settle_staged() {
+  filled_.clear();
+  RING_TRY(staging_->settle(&filled_));
+  for (const int32_t slot : filled_) {
+    // Nothing of it lies in RAM any more.
+    slots_[slot].weights = model_->experts[slots_[slot].expert];
+    arrive(slot);
+  }
+  read_staged();
+  return {};
 }
 
 void Slots::wait(int wait_ms) {
-  reader_->wait(touched_ < count() ? std::min(wait_ms, kTouchWaitMs) : wait_ms);
+  const bool is_touching = staging_ == nullptr ? touched_ < count() : staging_->is_touching();
+  if (is_touching) wait_ms = std::min(wait_ms, kTouchWaitMs);
+  if (staging_ == nullptr || !staging_->is_copying()) {
+    reader_->wait(wait_ms);
+    return;
+  }
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(wait_ms);
+  while (!reader_->wait(0) && !staging_->has_news() && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(kCopyWait);
+}
+
+bool Slots::awaits_copies_only() const {
+  return staging_ != nullptr && staging_->is_copying() && !staging_->is_demand_unread();
 }
 
 int32_t Slots::take_events(int32_t* events, int32_t capacity) {
@@ -213,7 +300,7 @@ int32_t Slots::take_events(int32_t* events, int32_t capacity) {
     int32_t* e = events + i * event_field::count;
     e[event_field::kind] = static_cast<int32_t>(events_[i].kind);
     e[event_field::expert] = events_[i].expert;
-    e[event_field::to] = static_cast<int32_t>(Tier::ram) << limit::slot_bits | events_[i].slot;
+    e[event_field::to] = static_cast<int32_t>(tier()) << limit::slot_bits | events_[i].slot;
     e[event_field::code] = static_cast<int32_t>(events_[i].code);
   }
   events_.erase(events_.begin(), events_.begin() + count);

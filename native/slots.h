@@ -1,16 +1,19 @@
-// Slots of one size in RAM, each of which holds one expert as it lies in the checkpoint: its three
-// matrices, widened to the drive's blocks, at whatever byte they begin. Slots obey orders and tell
-// what became of them; which expert goes where is decided above. A slot is cold until its memory
-// has been touched, then free, loading or ready. All calls come from the device's thread; the bytes
-// of a loading slot are written by the reader, those of a ready one by nobody.
+// Slots of one size, each of which holds one expert: in RAM as it lies in the checkpoint, its three
+// matrices widened to the drive's blocks, at whatever byte they begin; or in the memory of a
+// backend (staging.h is the way there). Slots obey orders and tell what became of them; which
+// expert goes where is decided above. A slot is cold until its memory may be used, then free,
+// loading or ready. All calls come from the device's thread; the bytes of a loading slot are
+// written by the reader or the backend, those of a ready one by nobody.
 #pragma once
 #include <cstdint>
 #include <memory>
 #include <vector>
 
+#include "backend.h"
 #include "io/reader.h"
-#include "memory/slab.h"
 #include "model.h"
+#include "slotmemory.h"
+#include "staging.h"
 
 namespace ring {
 
@@ -29,29 +32,42 @@ class Slots {
  public:
   ~Slots();
 
-  // Reserves the memory and begins to touch it. `model`, `extents` and `reader` outlive the slots.
+  // Slots in RAM: reserves the memory and begins to touch it. `model`, `extents` and `reader`
+  // outlive the slots.
   Status open(int32_t count, const Model& model, const std::vector<ExpertExtents>& extents,
               io::Reader* reader);
+  // Slots in the memory of a backend that is open and outlives them, reached through so many rooms
+  // in RAM.
+  Status open_over(const Backend* backend, void* compute, int32_t count, int32_t rooms,
+                   const Model& model, const std::vector<ExpertExtents>& extents,
+                   io::Reader* reader);
 
   // Ends the touching, which uses the reader. The reader must be gone before the slots are.
   void stop();
 
   int32_t count() const { return static_cast<int32_t>(slots_.size()); }
-  // The expert's weights when it lies ready in a slot, else null.
-  const Mlp* find(int32_t expert) const;
+  Tier tier() const { return staging_ == nullptr ? Tier::ram : Tier::gpu; }
+  bool is_there(int32_t expert) const;
+  // An expert as a backend takes it, under `index`; without weights where it does not lie ready.
+  ReadyExpert find(int32_t expert, int32_t index) const;
   bool is_ready(int32_t slot, int32_t expert) const;
   bool is_loading(int32_t slot, int32_t expert) const;
   // Whether the expert lies in a slot or is being read into one.
   bool holds(int32_t expert) const { return slot_of_[expert] >= 0; }
   // Whether any of so many experts is being read as look-ahead.
   bool is_any_ahead(int32_t first, int32_t count) const;
-  // Slots that are being read for somebody who waits.
+  // Slots that are being filled for somebody who waits.
   int32_t demanded() const { return demanded_; }
+  // Whether all that is waited for has been read, and is being copied.
+  bool awaits_copies_only() const;
+  uint64_t bytes_copied() const { return staging_ == nullptr ? 0 : staging_->bytes_copied(); }
 
   // Orders [n][order_field::count]; all are checked before any is obeyed.
   Status stage(const int32_t* orders, size_t count);
-  // Takes in what the reader has finished and the toucher has touched.
-  void settle();
+  // Takes in what has been read, copied and touched. Fails, then and ever after, where the memory
+  // of the slots is lost.
+  const Status& settle();
+  const Status& trouble() const { return trouble_; }
   // Until something can be settled or the time is over.
   void wait(int wait_ms);
   // Events since the last call, [n][event_field::count].
@@ -59,8 +75,9 @@ class Slots {
   bool has_events() const { return !events_.empty(); }
   // Why the last read of this expert failed.
   const Status& failure_of(int32_t expert) const;
+  // Slots that may be used.
   int32_t touched() const { return touched_; }
-  int32_t locked() const;
+  int32_t locked() const { return memory_.locked(); }
 
  private:
   enum class State : uint8_t { cold, free, loading, ready };
@@ -68,8 +85,7 @@ class Slots {
     State state = State::cold;
     bool is_ahead = false;
     int32_t expert = -1;
-    uint8_t* data = nullptr;
-    Mlp weights;
+    Mlp weights;  // their bytes while they lie in RAM
   };
   struct Event {
     EventKind kind;
@@ -77,26 +93,35 @@ class Slots {
     Code code;
   };
 
+  Status open_common(int32_t count, const Model& model, const std::vector<ExpertExtents>& extents,
+                     io::Reader* reader, int32_t rooms);
   Status check(const int32_t* orders, size_t count);
   void load(int32_t slot, int32_t expert, bool is_ahead);
-  void land(const io::Arrival& arrival);
+  void read(int32_t slot, uint8_t* target);
+  void read_staged();
+  void raise(int32_t slot);
+  void cancel(int32_t slot);
+  Status land(const io::Arrival& arrival);
+  void arrive(int32_t slot);
+  void drop(int32_t slot, EventKind kind, Code code);
+  Status settle_staged();
 
   const Model* model_ = nullptr;
   const std::vector<ExpertExtents>* extents_ = nullptr;
   io::Reader* reader_ = nullptr;
-  uint64_t slot_bytes_ = 0;
-  int32_t slots_per_slab_ = 1;
-  std::vector<Slab> slabs_;
-  Toucher toucher_;
+  SlotMemory memory_;                 // the slots, or the rooms on the way to them
+  std::unique_ptr<Staging> staging_;  // null: slots lie in RAM
   int32_t touched_ = 0;
   int32_t demanded_ = 0;
   std::vector<Slot> slots_;
   std::vector<int32_t> slot_of_;  // [expert] slot that holds or loads it, or -1
   std::vector<Event> events_;
+  Status trouble_;
   Status last_failure_;
   int32_t last_failed_expert_ = -1;
   // Scratch of check: what the orders before this one would do.
   std::vector<int32_t> planned_slot_, planned_expert_;
+  std::vector<int32_t> filled_;  // scratch of settle
 };
 
 // Bytes of a slot that holds any of these experts.

@@ -17,7 +17,7 @@ import { fileURLToPath } from 'node:url'
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 
 /** Cases that run threads of ours; under the thread sanitizer the others would only be slow. */
-const threaded = /^a pool /
+const threaded = /^(?:a pool|slots over) /
 
 /** What a sanitizer says when memory is laid out in a way that it cannot live with. */
 const misfit =

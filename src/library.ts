@@ -33,6 +33,10 @@ export type { Message, RequestStats, TextPiece, Usage }
 export interface Settings {
   /** Memory for routed experts: a size ('96GiB') or a share of all ('25%'). Default: what is free. */
   readonly expertRam?: string | undefined
+  /** The same of the memory of a GPU that computes. */
+  readonly expertVram?: string | undefined
+  /** What computes. Default: 'auto', a GPU where one can be used. */
+  readonly backend?: 'auto' | 'cpu' | 'cuda' | undefined
   /** Tokens of prompt and answer together. Default: what the model has and memory can hold. */
   readonly ctxSize?: number | undefined
   /** Answers in work at once; more wait. Default: 1. */

@@ -37,7 +37,12 @@ describe('inspect', () => {
       quantisation: { announced: 'block-fp8', layouts: expect.any(Array) },
       tensors: { bound: 547, scales: 510, skipped: 0, unknown: 0 },
       shards: { count: 4, bytes: 19058824 },
-      machine: { cores: number, memory_bytes: number, free_bytes: number },
+      machine: {
+        cores: number,
+        memory_bytes: number,
+        free_bytes: number,
+        cuda: expect.objectContaining({}),
+      },
       fit: { context: 1024, kv_bytes: 6291456, dense_and_kv: true, experts: 160, share: 1 },
     })
   })

@@ -82,7 +82,11 @@ describe.concurrent('what cannot be done', () => {
     ['a model that is nowhere', ['run', 'no/where', '-p', 'x'], /"no\/where"/],
     ['text for a model without a tokenizer', ['run', edge('bf16'), '-p', 'x'], /tokenizer\.json/],
     ['a folder that is no model', ['run', os.tmpdir(), '-p', 'x'], /config\.json: file not found/],
-    ['a backend that is not there', ['run', '--backend', 'cuda'], /--backend cuda.*no CUDA/],
+    [
+      'a backend that is not there',
+      ['run', '--backend', 'cuda'],
+      /--backend cuda: .*(?:no CUDA|driver|GPU)/,
+    ],
     ['a context beyond the model', ['run', '--ctx-size', '4096'], /--ctx-size 4096.*2048/],
     ['a bias for no token', ['run', '--logit-bias', '1024=1'], /--logit-bias 1024=1.*0 to 1023/],
     ['more tokens than the context holds', ['run', '-n', '2048'], /24 tokens.*2048.*holds 2048/],

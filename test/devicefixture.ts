@@ -1,9 +1,12 @@
 // What a suite over devices needs of each: how to make one, and what to feed it.
 import { expect } from 'vitest'
 import { type Device, isDeviceError, type Layout } from '../native/index.js'
+import type { Tier } from '../src/cache/place.js'
 
 export interface DeviceFixture {
   readonly name: string
+  /** What its slots lie in; absent: RAM. */
+  readonly tier?: Tier
   create(): Device
   /** A layout for it with room for 2 sequences, `lockstep` as given, and its own control words. */
   layout(lockstep: boolean): Layout

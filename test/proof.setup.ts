@@ -38,7 +38,7 @@ function printed(figures: readonly Figure[]): string {
   return [
     '# Figures',
     '',
-    `Written by \`npm run proof\` on ${cpu.length} shared cores of ${cpu[0]?.model.trim()}, ${Math.round(os.totalmem() / 2 ** 30)} GiB, Node ${process.versions.node}. Medians [least to most]; ratios are taken within a run. The CUDA backend is not built yet: not measured.`,
+    `Written by \`npm run proof\` on ${cpu.length} shared cores of ${cpu[0]?.model.trim()}, ${Math.round(os.totalmem() / 2 ** 30)} GiB, Node ${process.versions.node}. Medians [least to most]; ratios are taken within a run. No GPU: CUDA is not measured.`,
     '',
     '| what | figure | bound | holds | measured |',
     '|---|---|---|---|---|',

@@ -23,6 +23,7 @@ import { codeOf, type DeviceFixture } from './devicefixture.js'
 import { batchOf, outcomeOf } from './models.js'
 
 export function slotSuite(fixture: DeviceFixture): void {
+  const { tier = Tier.ram } = fixture
   describe(`slots: ${fixture.name}`, () => {
     let device: Device
     let layout: Layout
@@ -51,7 +52,7 @@ export function slotSuite(fixture: DeviceFixture): void {
         Array(slots).fill([EventKind.touched, -1]),
       )
       expect(touched.map(([, , to]) => to).sort((a = 0, b = 0) => a - b)).toEqual(
-        Array.from({ length: slots }, (_, slot) => placeOf(Tier.ram, slot)),
+        Array.from({ length: slots }, (_, slot) => placeOf(tier, slot)),
       )
     }
 
@@ -72,7 +73,7 @@ export function slotSuite(fixture: DeviceFixture): void {
     const order = (expert: number, slot: number, urgency: number = Urgency.demand) => [
       expert,
       -1,
-      placeOf(Tier.ram, slot),
+      placeOf(tier, slot),
       urgency,
     ]
     const stage = (...orders: number[][]) => device.stage(Int32Array.from(orders.flat()))
@@ -80,7 +81,7 @@ export function slotSuite(fixture: DeviceFixture): void {
     it('loads an expert into a free slot and tells when it has arrived', () => {
       openSlots(4)
       stage(order(7, 2))
-      expect(eventsUntil(1)).toEqual([[EventKind.arrived, 7, placeOf(Tier.ram, 2), 0]])
+      expect(eventsUntil(1)).toEqual([[EventKind.arrived, 7, placeOf(tier, 2), 0]])
     })
 
     it('refuses orders that no slot can obey, and then obeys none of the batch', () => {
@@ -94,7 +95,7 @@ export function slotSuite(fixture: DeviceFixture): void {
         order(6, 3),
         order(6, 1, 3),
         order(6, 1, Urgency.cancel),
-        [6, placeOf(Tier.ram, 0), placeOf(Tier.ram, 1), Urgency.demand],
+        [6, placeOf(tier, 0), placeOf(tier, 1), Urgency.demand],
         [6, -1, placeOf(Tier.map, 1), Urgency.demand],
         order(5, 1),
         [...order(6, 1), ...order(8, 1)],
@@ -111,8 +112,8 @@ export function slotSuite(fixture: DeviceFixture): void {
       eventsUntil(1)
       stage(order(6, 0), order(5, 1))
       const arrived = eventsUntil(2).map(([kind, expert, to]) => [kind, expert, to])
-      expect(arrived).toContainEqual([EventKind.arrived, 6, placeOf(Tier.ram, 0)])
-      expect(arrived).toContainEqual([EventKind.arrived, 5, placeOf(Tier.ram, 1)])
+      expect(arrived).toContainEqual([EventKind.arrived, 6, placeOf(tier, 0)])
+      expect(arrived).toContainEqual([EventKind.arrived, 5, placeOf(tier, 1)])
     })
 
     it('refuses a slot that is loading another expert, raises and cancels what it loads', () => {
@@ -191,6 +192,8 @@ export function slotSuite(fixture: DeviceFixture): void {
     /** The token drawn after so many, with experts mapped or in slots that a cache fills. */
     function nextOf(slots: number | null, tokens: number): number {
       layout = { ...fixture.layout(false), slots: slots ?? 0 }
+      // Nothing is mapped for a backend that computes in memory of its own.
+      if (slots === null) layout = { ...layout, library: '' }
       stop = new Int32Array(StopField.experts + layout.shape.experts)
       device.open(layout)
       const { shape } = layout
@@ -202,7 +205,13 @@ export function slotSuite(fixture: DeviceFixture): void {
         cache:
           slots === null
             ? new MappedCache(shape.experts, newLayerCounts(moeLayers))
-            : new SlotCache(cacheShape, new LfuPolicy(cacheShape), newLayerCounts(moeLayers)),
+            : new SlotCache(
+                cacheShape,
+                new LfuPolicy(cacheShape),
+                newLayerCounts(moeLayers),
+                null,
+                tier,
+              ),
         firstMoeLayer: shape.firstMoeLayer,
         stop,
         events: new Int32Array(16 * EventField.count),

@@ -35,6 +35,7 @@ function factsOf(model: OpenModel): EngineFacts {
   return {
     ...{ config: checkpoint.config, plan, experts, counters, forecast: null, note: null },
     expertBytes: experts.expertReadBytes,
+    backend: 'cpu',
     instructionSet: 'portable',
     device: stage.device.describe(),
   }

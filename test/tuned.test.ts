@@ -199,6 +199,8 @@ describe('what is worth trying', () => {
     device: 'cpu, avx2, 8 threads; io_uring, O_DIRECT, depth 32, registered buffers',
     experts: {
       loadMode: 'direct' as const,
+      tier: 'ram' as const,
+      rooms: 0,
       ...{ slots: 40, slotBytes: 25 * MIB, experts: 160, expertReadBytes: 25 * MIB },
       ...{ denseBytes: 0, scaleBytes: 0, scratchBytes: 0 },
       ...more,

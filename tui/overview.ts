@@ -61,10 +61,10 @@ export function overview({ snapshot, history }: Scene, columns: number, rows: nu
       over((one) => one.pcie?.shareOfBound, 'good', 1),
     ),
     line(),
-    row('hit rate', 'VRAM', absent),
+    ...(engine.experts.isOnGpu ? [] : [row('hit rate', 'VRAM', absent)]),
     row(
-      '',
-      engine.loadMode === 'direct' ? 'RAM' : 'in memory',
+      engine.experts.isOnGpu ? 'hit rate' : '',
+      engine.experts.isOnGpu ? 'VRAM' : engine.loadMode === 'direct' ? 'RAM' : 'in memory',
       shareText(now?.hitRate),
       ...gauge(now?.hitRate, 16, 'good'),
       span(' '),

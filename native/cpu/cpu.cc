@@ -248,15 +248,27 @@ void Cpu::dense_mlp(StepState& step, const Mlp& mlp, float* out) {
 namespace ring {
 
 const Backend* cpu_backend() {
-  static const Backend table = {kBackendVersion,       "cpu",
-                                cpu::open_backend,     cpu::begin,
-                                cpu::attend_layer,     cpu::route_layer,
-                                cpu::share_layer,      cpu::attend_ahead_layer,
-                                cpu::look_ahead_layer, cpu::mix_layer,
-                                cpu::settle_layer,     cpu::sample_step,
-                                cpu::copy_kv_block,    cpu::read_kv_block,
-                                cpu::write_kv_block,   cpu::identify,
-                                cpu::describe,         cpu::close_backend};
+  static const Backend table = {kBackendVersion,
+                                "cpu",
+                                cpu::open_backend,
+                                cpu::begin,
+                                cpu::attend_layer,
+                                cpu::route_layer,
+                                cpu::share_layer,
+                                cpu::attend_ahead_layer,
+                                cpu::look_ahead_layer,
+                                cpu::mix_layer,
+                                cpu::settle_layer,
+                                cpu::sample_step,
+                                cpu::copy_kv_block,
+                                cpu::read_kv_block,
+                                cpu::write_kv_block,
+                                cpu::identify,
+                                cpu::describe,
+                                cpu::close_backend,
+                                nullptr,
+                                nullptr,
+                                nullptr};
   return &table;
 }
 

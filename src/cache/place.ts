@@ -13,8 +13,11 @@ export const nowhere = -1 as Place
 /** Bits of a place that hold the slot. */
 export const slotBits = 24
 
-/** The tiers there are: `map`, where every expert lies in its checkpoint file, and slots in memory. */
-export const Tier = { map: 0, ram: 1 } as const
+/**
+ * The tiers there are: `map`, where every expert lies in its checkpoint file, and slots in RAM or in the
+ * memory of a GPU.
+ */
+export const Tier = { map: 0, ram: 1, gpu: 2 } as const
 export type Tier = (typeof Tier)[keyof typeof Tier]
 
 export function expertOf(moeLayer: number, index: number, experts: number): Expert {

@@ -49,13 +49,20 @@ export class SlotCache implements Cache {
   /** [MoE layer][experts] router's probabilities of the last routing; none where nobody gives them. */
   readonly #scores: readonly Float32Array[]
 
-  /** `scores`: [MoE layer][experts], as every layer's router had them when it last routed. */
+  readonly #tier: Tier
+
+  /**
+   * `scores`: [MoE layer][experts], as every layer's router had them when it last routed. `tier`: where the
+   * slots lie, which makes no difference but to the places.
+   */
   constructor(
     shape: CacheShape,
     readonly policy: Policy,
     counts: LayerCounts,
     scores: Float32Array | null = null,
+    tier: Tier = Tier.ram,
   ) {
+    this.#tier = tier
     this.#shape = shape
     this.#counts = counts
     this.#residents = new Residents(shape, policy, counts.evictions)
@@ -190,7 +197,7 @@ export class SlotCache implements Cache {
       if (this.#isHeld(expert)) continue
       const slot = this.#residents.fill(expert)
       if (slot < 0) break
-      this.#orders.load(expert, placeOf(Tier.ram, slot), Urgency.ahead)
+      this.#orders.load(expert, placeOf(this.#tier, slot), Urgency.ahead)
     }
     return this.#orders.records
   }
@@ -337,7 +344,7 @@ export class SlotCache implements Cache {
       if (this.#table.stateOf(latest) !== SlotState.ready) continue
       const first = this.#expert(moeLayer, wanted[0])
       const slot = this.#residents.replace(latest, first)
-      this.#orders.load(first, placeOf(Tier.ram, slot), Urgency.demand)
+      this.#orders.load(first, placeOf(this.#tier, slot), Urgency.demand)
       return 1
     }
     return 0
@@ -360,7 +367,7 @@ export class SlotCache implements Cache {
     const slot = this.#residents.admit(expert, isSweep, true)
     if (slot < 0) return false
     // Of a sweep's next layer nearly everything will be wanted: that is no guess to the drive.
-    this.#orders.load(expert, placeOf(Tier.ram, slot), isSweep ? Urgency.demand : Urgency.ahead)
+    this.#orders.load(expert, placeOf(this.#tier, slot), isSweep ? Urgency.demand : Urgency.ahead)
     increase(this.#counts.ahead, this.#table.layerOf(expert))
     return true
   }
@@ -404,7 +411,7 @@ export class SlotCache implements Cache {
   #placeOf(expert: Expert): Place {
     const slot = this.#table.slotOf[expert] ?? -1
     const isComputable = slot >= 0 && this.#table.state[slot] !== SlotState.withdrawn
-    return isComputable ? placeOf(Tier.ram, slot) : nowhere
+    return isComputable ? placeOf(this.#tier, slot) : nowhere
   }
 
   #isHeld(expert: Expert): boolean {

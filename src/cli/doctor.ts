@@ -2,6 +2,7 @@
 // Without folders it looks at the Hugging Face cache and at the folder it is started in.
 import { existsSync } from 'node:fs'
 import { dirname } from 'node:path'
+import type { GpuBackend } from '../engine/backend.js'
 import { type Examination, examine } from '../engine/doctor.js'
 import { machinePath } from '../engine/machine.js'
 import type { ExaminedDrive } from '../engine/remedies.js'
@@ -47,7 +48,7 @@ export function existing(folder: string): string {
 }
 
 /** Sizes in bytes, rates in bytes per second. Keys as `doctor --json` prints them. */
-function reportOf({ host, memory, drives, graphics, findings }: Examination) {
+function reportOf({ host, memory, drives, graphics, cuda, findings }: Examination) {
   const { processor, kernel, allowsUring } = host
   return {
     kernel,
@@ -82,8 +83,23 @@ function reportOf({ host, memory, drives, graphics, findings }: Examination) {
       pcie_generation_most: link.generationMost,
     })),
     gpu_problem: graphics.problem,
+    cuda: cudaReport(cuda),
     findings,
     record: machinePath(process.env),
+  }
+}
+
+/** For `inspect` too: `problem` null where a GPU can be computed on. */
+export function cudaReport(cuda: GpuBackend | string) {
+  if (typeof cuda === 'string') return { problem: cuda }
+  const { name, memoryBytes, freeBytes, computeMajor, computeMinor, driver } = cuda.probe
+  return {
+    problem: null,
+    name,
+    bytes: memoryBytes,
+    bytes_free: freeBytes,
+    compute_capability: `${computeMajor}.${computeMinor}`,
+    driver,
   }
 }
 

@@ -1,5 +1,6 @@
 // What `doctor` found, for a person: this machine, its drives with a small table of rates each, and what
 // would make it faster. Knows the words only.
+import type { GpuBackend } from '../engine/backend.js'
 import type { Examination } from '../engine/doctor.js'
 import type { Disk, Drive } from '../engine/drives.js'
 import type { FoundGpus } from '../engine/gpu.js'
@@ -13,9 +14,9 @@ type Row = readonly [name: string, value: string]
 
 /** Lines of text, the last one ended. */
 export function examinationText(found: Examination): string {
-  const { host, memory, drives, graphics, findings } = found
+  const { host, memory, drives, graphics, cuda, findings } = found
   const parts = [
-    rowsText([...machineRows(host, memory), ...gpuRows(graphics)]),
+    rowsText([...machineRows(host, memory), ...gpuRows(graphics), ['CUDA', cudaText(cuda)]]),
     ...drives.map((one) => `${rowsText(driveRows(one))}${one.reads ? ratesText(one.reads) : ''}`),
     findingsText(findings),
   ]
@@ -57,6 +58,12 @@ function gpuRows({ gpus, problem }: FoundGpus): Row[] {
     `${name}, ${sizeText(freeBytes)} of ${sizeText(bytes)} free, ` +
       `PCIe ${link.generationMost} x${link.lanes} of x${link.lanesMost}`,
   ])
+}
+
+function cudaText(cuda: GpuBackend | string): string {
+  if (typeof cuda === 'string') return `not used: ${cuda}`
+  const { name, memoryBytes, freeBytes, computeMajor, computeMinor, driver } = cuda.probe
+  return `computes on ${name}, ${sizeText(freeBytes)} of ${sizeText(memoryBytes)} free, compute capability ${computeMajor}.${computeMinor}, driver ${driver}`
 }
 
 function driveRows({ drive, reads, problem }: ExaminedDrive): Row[] {

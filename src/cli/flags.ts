@@ -4,6 +4,7 @@
 // same answer twice.
 import { join } from 'node:path'
 import { type Command, Option } from 'commander'
+import { type BackendWish, chooseBackend } from '../engine/backend.js'
 import type { EngineWishes } from '../engine/engine.js'
 import { cacheFolder } from '../engine/manifest.js'
 import { usualDrawShare } from '../engine/protocol.js'
@@ -29,7 +30,7 @@ import type { ScreenFlags } from './screenflags.js'
 
 /** Flags that every command takes. */
 export interface SharedFlags {
-  readonly backend: 'auto' | 'cpu' | 'cuda'
+  readonly backend: BackendWish
   readonly expertRam?: Budget
   readonly expertVram?: Budget
   /** Bytes, of an automatic budget. */
@@ -118,7 +119,9 @@ export interface VerifyFlags extends SharedFlags {
 
 export function addSharedFlags(command: Command): Command {
   return addAll(command, 'Engine:', [
-    option('--backend <name>', 'what computes').choices(['auto', 'cpu', 'cuda']).default('auto'),
+    option('--backend <name>', 'what computes; auto: a GPU where one can be used')
+      .choices(['auto', 'cpu', 'cuda'])
+      .default('auto'),
     option('--threads <n>', 'compute threads (default: as many as cores)', whole(1, 1024)),
     option('--ctx-size <n>', 'positions of the context (default: what fits)', whole(1, 2 ** 30)),
     option('--kv-type <type>', 'how keys and values are kept')
@@ -271,7 +274,9 @@ export function wishesOf(flags: SharedFlags, sampleable?: number): EngineWishes 
     ropeScaling: flags.ropeScaling,
     sampleable,
     math: flags.math,
+    backend: flags.backend,
     expertRam: flags.expertRam,
+    expertVram: flags.expertVram,
     expertRamMost: flags.expertRamMost,
     loadMode: flags.loadMode,
     policy: flags.policy,
@@ -311,11 +316,9 @@ function rungOf(text: string | undefined): (typeof rungs)[number] | undefined {
   return rung
 }
 
-/** Throws a Failure for what no build of this program can do yet. */
-export function refuseUnavailable(flags: SharedFlags): void {
-  if (flags.backend === 'cuda') {
-    throw new Failure('--backend cuda: this build has no CUDA backend; expected auto or cpu')
-  }
+/** Throws ModelError for what cannot be done on this machine, whatever the model. */
+export function refuseUnavailable({ backend }: SharedFlags): void {
+  if (backend === 'cuda') chooseBackend(backend)
 }
 
 /** One line for each flag that was given and that changes nothing. */
@@ -324,7 +327,8 @@ export function idleFlags(flags: SharedFlags & Partial<DrawFlags>): string[] {
   const idle = (flag: string, isIdle: boolean, reason = '') => {
     if (isIdle) lines.push(`${flag} has no effect${reason === '' ? ' yet' : ` ${reason}`}`)
   }
-  idle('--expert-vram', flags.expertVram !== undefined, 'yet: there is no GPU backend')
+  const isOnProcessor = flags.backend === 'cpu'
+  idle('--expert-vram', flags.expertVram !== undefined && isOnProcessor, 'with --backend cpu')
   const isDiskless = flags.kvDir === undefined
   idle('--kv-disk', flags.kvDisk !== undefined && isDiskless, 'without --kv-dir')
   idle('--kv-disk-rate', flags.kvDiskRate !== undefined && isDiskless, 'without --kv-dir')

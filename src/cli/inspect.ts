@@ -2,10 +2,12 @@
 // and starts no engine; a folder with nothing but config.json gives what the config announces.
 import { readdirSync } from 'node:fs'
 import os from 'node:os'
+import { probeGpu } from '../engine/backend.js'
 import { availableBytes } from '../engine/memory.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { type ModelConfig, readConfig } from '../model/config.js'
 import { type Inventory, inventory, inventoryOfConfig } from '../model/inventory.js'
+import { cudaReport } from './doctor.js'
 import { Failure, Status, systemReason } from './failure.js'
 import { refuseUnavailable, type SharedFlags } from './flags.js'
 import { logFor } from './log.js'
@@ -93,6 +95,7 @@ function inspectionOf(name: string, config: ModelConfig, figures: Inventory, fla
       cores: os.availableParallelism(),
       memory_bytes: os.totalmem(),
       free_bytes: freeBytes,
+      cuda: cudaReport(probeGpu()),
     },
     fit: fitOf(config, figures, kvPerToken, freeBytes, flags),
   }

@@ -68,12 +68,14 @@ function hitsLine({ requests, hits }: Usage, loadMode: 'mapped' | 'direct'): str
 /** What was set aside, where experts live in slots: one line of sizes. */
 function memoryLines({ experts, plan }: EngineFacts): string[] {
   if (experts.loadMode === 'mapped') return []
-  const { slots, slotBytes, denseBytes, scaleBytes, scratchBytes } = experts
+  const { tier, slots, rooms, slotBytes, denseBytes, scaleBytes, scratchBytes } = experts
+  const place = tier === 'gpu' ? 'GPU memory' : 'memory'
+  const onTheWay = tier === 'gpu' ? `; in memory room for ${rooms} on their way` : ''
   const share = ((100 * slots) / experts.experts).toPrecision(3)
   return [
-    `memory: ${slots} of ${experts.experts} experts have a slot (${share} %), ${sizeText(slots * slotBytes)}; ` +
+    `${place}: ${slots} of ${experts.experts} experts have a slot (${share} %), ${sizeText(slots * slotBytes)}; ` +
       `dense weights ${sizeText(denseBytes)}, scales ${sizeText(scaleBytes)}, KV ${sizeText(plan.kvBytes)}, ` +
-      `scratch ${sizeText(scratchBytes)}`,
+      `scratch ${sizeText(scratchBytes)}${onTheWay}`,
   ]
 }
 

@@ -40,7 +40,7 @@ const help = `
   latency=100us    until a chunk begins to arrive (100us)
   chunk=2MiB       what is read at once (2MiB)
   depth=32         chunks under way (32)
-  gpu=24GiB        its memory (0: none; no build computes on one yet)
+  gpu=24GiB        its memory (0: none; not measured yet)
   vram=900GB/s     what that memory is read at (900GB/s)
   copy=25GB/s      the link to it (25GB/s)
 What is not given is this machine's, as doctor measured it; where it has not, it is assumed and said to be.`

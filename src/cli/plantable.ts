@@ -156,7 +156,7 @@ function footLines({ subject, columns }: Planned): string[] {
       ? `Hits and waiting: rehearsed on the trace ${basename(routing.name)}, recorded from ${routing.model}`
       : 'Hits and waiting: rehearsed on made-up routing of such layers (assumed); --routing takes a recorded one',
     'In brackets: misses, drive and computing as bad and as good as was seen; see docs/expectations.md',
-    ...(hasGpu ? ['A GPU: assumed; no build of this program computes on one yet'] : []),
+    ...(hasGpu ? ['A GPU: assumed; this program was not measured on one yet'] : []),
   ]
 }
 

@@ -2,6 +2,7 @@
 // they may grow, never change. What was not measured is null, not a guess: of mapped experts it is looked
 // at which lie in memory, where the system tells, but nobody counts what is read, and only `bench` knows
 // what the drive can do.
+import type { ExpertPlan } from '../engine/budget.js'
 import type { EngineFacts } from '../engine/protocol.js'
 import {
   figureDistances,
@@ -34,7 +35,7 @@ export function runReport(facts: RunFacts): Record<string, unknown> {
   const hasDrawn = completionTokens > 0
   return {
     model: facts.model,
-    backend: 'cpu',
+    backend: engine.backend,
     load_mode: engine.experts.loadMode,
     exact: facts.isExact,
     reproducible: true,
@@ -61,22 +62,27 @@ function usageReport({ stats, engine, ceiling }: RunFacts): Record<string, unkno
   return {
     experts: {
       requests: counted?.requests ?? stats.expertRequests,
-      hits: { gpu: 0, ram: counted?.hits ?? null },
+      hits: inTiers(counted?.hits ?? null, plan),
       hits_by: counted === null ? null : isDirect ? 'slots' : 'residency',
       misses: counted?.misses ?? null,
-      slots: { gpu: 0, ram: isDirect ? plan.slots : 0 },
+      slots: inTiers(isDirect ? plan.slots : 0, plan),
       bytes_each: expertBytes,
     },
     io: ioReport(usage, plan.expertReadBytes, stats.decodeSeconds, ceiling),
     stall_s: {
       nvme: usage?.stallSeconds ?? null,
-      copy: usage === null ? null : 0,
+      copy: usage?.copyStallSeconds ?? null,
       compute: usage?.computeSeconds ?? null,
       policy: usage?.policySeconds ?? null,
     },
     compute_s: computeReport(stats.decode),
     prefetch: prefetchReport(usage, plan.expertReadBytes, engine.counters.prefetch),
   }
+}
+
+/** What is said of experts in slots, by where those lie. */
+function inTiers<Count>(count: Count, { tier }: ExpertPlan): { gpu: Count | 0; ram: Count | 0 } {
+  return tier === 'gpu' ? { gpu: count, ram: 0 } : { gpu: 0, ram: count }
 }
 
 /** Over the decode part, by what was computed. */

@@ -65,8 +65,14 @@ function machineRows(inspection: Inspection): Row[] {
       'this machine',
       `${machine.cores} cores, ${bytesText(machine.free_bytes)} of ${bytesText(machine.memory_bytes)} memory free`,
     ],
+    ['GPU', gpuText(machine)],
     ['fits in memory', fitText(inspection)],
   ]
+}
+
+function gpuText({ cuda }: Inspection['machine']): string {
+  if (cuda.problem !== null) return `not used: ${cuda.problem}`
+  return `${cuda.name}, ${bytesText(cuda.bytes_free)} of ${bytesText(cuda.bytes)} free`
 }
 
 function fitText({ fit, experts, bytes, machine }: Inspection): string {

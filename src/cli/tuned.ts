@@ -2,6 +2,8 @@
 // They never stop a command: what is damaged, or of another build, is passed over with its reason.
 import { resolve } from 'node:path'
 import { modelName } from '../batch/identity.js'
+import { chooseBackend } from '../engine/backend.js'
+import type { ExpertBudget } from '../engine/budget.js'
 import { reasonOf } from '../engine/manifest.js'
 import { type SettingName, type Settings, settingNames, settingsText } from '../engine/settings.js'
 import {
@@ -57,17 +59,18 @@ export function buildHere(): string {
 
 /** The flags on which it depends which settings are fast, as a person gives them; empty: none was given. */
 export function circumstancesOf({
+  backend,
   expertRam,
+  expertVram,
   loadMode = 'auto',
   math,
   mirror = [],
   paced,
 }: SharedFlags): string {
   const parts = mirror.map((folder) => `--mirror ${resolve(folder)}`).sort()
-  if (expertRam !== undefined) {
-    const text = 'share' in expertRam ? `${shortly(100 * expertRam.share)}%` : expertRam.bytes
-    parts.push(`--expert-ram ${text}`)
-  }
+  if (chooseBackend(backend).gpu !== null) parts.push('--backend cuda')
+  if (expertRam !== undefined) parts.push(`--expert-ram ${budgetText(expertRam)}`)
+  if (expertVram !== undefined) parts.push(`--expert-vram ${budgetText(expertVram)}`)
   if (loadMode !== 'auto') parts.push(`--load-mode ${loadMode}`)
   if (math !== 'f32') parts.push(`--math ${math}`)
   if (paced !== undefined) {
@@ -77,6 +80,10 @@ export function circumstancesOf({
   const rung = process.env.RING_IO ?? ''
   if (rung !== '') parts.push(`RING_IO=${rung}`)
   return parts.join(' ')
+}
+
+function budgetText(budget: ExpertBudget): string {
+  return 'share' in budget ? `${shortly(100 * budget.share)}%` : String(budget.bytes)
 }
 
 /** Without what arithmetic leaves behind the sixth digit. */

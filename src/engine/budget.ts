@@ -16,6 +16,8 @@ export interface BudgetWishes {
   /** Bytes that a budget takes at most where nobody asks for one. */
   readonly expertRamMost?: number | undefined
   readonly loadMode?: LoadMode | 'auto' | undefined
+  /** Of a GPU that computes. */
+  readonly expertVram?: ExpertBudget | undefined
 }
 
 /** What the weights of a checkpoint amount to in memory. */
@@ -32,8 +34,12 @@ export interface WeightSizes {
 
 export interface ExpertPlan {
   readonly loadMode: LoadMode
-  /** Slots in RAM; 0 when experts are mapped without a budget. */
+  /** What slots lie in: RAM, or the memory of the GPU that computes. */
+  readonly tier: 'ram' | 'gpu'
+  /** 0 when experts are mapped without a budget. */
   readonly slots: number
+  /** Experts that have room in RAM on their way to the GPU; 0 where slots lie in RAM. */
+  readonly rooms: number
   readonly slotBytes: number
   readonly experts: number
   /** Bytes of one expert that are read when it is missing, on average. */
@@ -46,12 +52,12 @@ export interface ExpertPlan {
 /** Blocks that direct reads are made of; native/io/drive.h has the same number. */
 const blockBytes = 4096
 /** Share of free memory for KV when experts compete for it. */
-const scarceKvShare = 0.1
+export const scarceKvShare = 0.1
 /** Models whose experts are fewer bytes are mapped unless a budget is asked for. */
 const smallModelBytes = 256 * 2 ** 20
 /** Head room that an automatic budget leaves: a share of free memory, and at least so much. */
-const headRoomShare = 0.08
-const headRoomBytes = 256 * 2 ** 20
+export const headRoomShare = 0.08
+export const headRoomBytes = 256 * 2 ** 20
 
 export function sizesOf(checkpoint: Checkpoint): WeightSizes {
   let experts = 0
@@ -90,7 +96,7 @@ export function loadModeOf(wishes: BudgetWishes, sizes: WeightSizes): LoadMode {
 }
 
 /** Activations of the largest step, and what each thread computes in. */
-function scratchBytes(config: ModelConfig, stepTokens: number, threads: number): number {
+export function scratchBytes(config: ModelConfig, stepTokens: number, threads: number): number {
   const { hidden, heads, kvHeads, headDim, experts, topK, expertWidth, denseWidth } = config
   const pairs = Math.max(stepTokens, Math.min(stepTokens, 128) * topK)
   const perToken =
@@ -113,6 +119,8 @@ export function planExperts(
   const scratch = scratchBytes(config, plan.stepTokens, threads)
   const common = {
     loadMode,
+    tier: 'ram' as const,
+    rooms: 0,
     slotBytes: sizes.slotBytes,
     experts: sizes.experts,
     expertReadBytes: sizes.experts === 0 ? 0 : sizes.expertBytes / sizes.experts,
@@ -120,45 +128,85 @@ export function planExperts(
     scaleBytes: sizes.scaleBytes,
     scratchBytes: scratch,
   }
-  const asked = wishes.expertRam === undefined ? null : slotsFor(wishes.expertRam, sizes)
-  if (loadMode === 'mapped') return { ...common, slots: asked ?? 0 }
-  const least = config.topK
+  if (loadMode === 'mapped') {
+    return {
+      ...common,
+      slots: wishes.expertRam === undefined ? 0 : slotsFor(wishes.expertRam, sizes),
+    }
+  }
+  const pool: Pool = {
+    flag: '--expert-ram',
+    name: 'memory',
+    asked: wishes.expertRam,
+    most: wishes.expertRamMost,
+    freeBytes,
+    headRoom: Math.max(headRoomBytes, freeBytes * headRoomShare),
+    last: '--load-mode mapped would fit: it leaves weights in their files',
+  }
+  return { ...common, slots: slotsIn(pool, sizes, config.topK, plan, scratch) }
+}
+
+/** Memory that slots are to lie in, beside all else that every token needs. */
+export interface Pool {
+  /** Its budget is asked for by this flag. */
+  readonly flag: '--expert-ram' | '--expert-vram'
+  readonly name: 'memory' | 'GPU memory'
+  readonly asked: ExpertBudget | undefined
+  /** Bytes that a budget takes at most where nobody asks for one. */
+  readonly most: number | undefined
+  readonly freeBytes: number
+  /** What an automatic budget leaves. */
+  readonly headRoom: number
+  /** What to do where no setting would fit. */
+  readonly last: string
+}
+
+/** How many slots it has. Throws ModelError, which names what would fit, where there are too few. */
+export function slotsIn(
+  pool: Pool,
+  sizes: WeightSizes,
+  topK: number,
+  plan: MemoryPlan,
+  scratch: number,
+): number {
+  const { flag, name, freeBytes, headRoom } = pool
+  const asked = pool.asked === undefined ? null : slotsFor(pool.asked, sizes)
+  const least = topK
   if (asked !== null && asked < least) {
     throw new ModelError(
-      `--expert-ram: ${asked} of ${sizes.experts} experts would have a slot, fewer than the ${least} that one token wants in a layer; at least ${least * sizes.slotBytes} bytes are needed`,
+      `${flag}: ${asked} of ${sizes.experts} experts would have a slot, fewer than the ${least} that one token wants in a layer; at least ${least * sizes.slotBytes} bytes are needed`,
     )
   }
   const taken = sizes.denseBytes + sizes.scaleBytes + plan.kvBytes + scratch
   const leftBytes = freeBytes - taken
-  const headRoom = Math.max(headRoomBytes, freeBytes * headRoomShare)
   const fitting = Math.floor((leftBytes - headRoom) / sizes.slotBytes)
   if (asked !== null) {
-    if (asked * sizes.slotBytes <= leftBytes) return { ...common, slots: asked }
+    if (asked * sizes.slotBytes <= leftBytes) return asked
     const nearest = Math.max(fitting, least) * sizes.slotBytes
-    const setting = `--expert-ram ${nearest}`
+    const setting = `${flag} ${nearest}`
     const missing = nearest - leftBytes
     throw new ModelError(
-      `--expert-ram: ${asked} slots need ${asked * sizes.slotBytes} bytes beside ${taken} for the rest, and ${Math.floor(freeBytes)} are free; ${missing <= 0 ? `${setting} would fit` : withLessKv(plan, missing, `${setting} `)}`,
+      `${flag}: ${asked} slots need ${asked * sizes.slotBytes} bytes beside ${taken} for the rest, and ${Math.floor(freeBytes)} are free; ${missing <= 0 ? `${setting} would fit` : withLessKv(pool, plan, missing, `${setting} `)}`,
     )
   }
   if (fitting < least) {
     const leastBytes = least * sizes.slotBytes
     throw new ModelError(
-      `not enough memory: dense weights, scales, KV and scratch need ${taken} bytes, ${least} slots for experts ${leastBytes} and head room ${Math.ceil(headRoom)}, and ${Math.floor(freeBytes)} are free; ${withLessKv(plan, leastBytes + headRoom - leftBytes)}`,
+      `not enough ${name}: dense weights, scales, KV and scratch need ${taken} bytes, ${least} slots for experts ${leastBytes} and head room ${Math.ceil(headRoom)}, and ${Math.floor(freeBytes)} are free; ${withLessKv(pool, plan, leastBytes + headRoom - leftBytes)}`,
     )
   }
-  const most = Math.floor((wishes.expertRamMost ?? Number.POSITIVE_INFINITY) / sizes.slotBytes)
-  return { ...common, slots: Math.min(sizes.experts, fitting, Math.max(least, most)) }
+  const most = Math.floor((pool.most ?? Number.POSITIVE_INFINITY) / sizes.slotBytes)
+  return Math.min(sizes.experts, fitting, Math.max(least, most))
 }
 
 /**
  * The nearest setting where bytes are missing although slots are fewest: a shorter context if that
  * frees them. `beside`: what has to be set as well.
  */
-function withLessKv(plan: MemoryPlan, missingBytes: number, beside = ''): string {
+function withLessKv(pool: Pool, plan: MemoryPlan, missingBytes: number, beside = ''): string {
   const kvBlockBytes = (plan.kvBytes / plan.kvBlocks) * plan.sequences
   const tokens = Math.floor((plan.kvBytes - missingBytes) / kvBlockBytes) * kvBlockTokens
-  if (tokens < 1) return '--load-mode mapped would fit: it leaves weights in their files'
+  if (tokens < 1) return pool.last
   return `${beside}--ctx-size ${tokens} would fit`
 }
 
@@ -180,7 +228,7 @@ export function divideMemory(
 }
 
 /** Whether all experts would have a slot beside the dense weights and half of the free memory. */
-function holdsAll(sizes: WeightSizes, freeBytes: number): boolean {
+export function holdsAll(sizes: WeightSizes, freeBytes: number): boolean {
   return sizes.experts * sizes.slotBytes + sizes.denseBytes + sizes.scaleBytes < freeBytes / 2
 }
 

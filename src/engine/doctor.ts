@@ -3,6 +3,7 @@
 import { measureMemory, probe } from '../../native/index.js'
 import { ModelError } from '../model/error.js'
 import type { Environment } from '../model/locate.js'
+import { type GpuBackend, probeGpu } from './backend.js'
 import { measureReads, type ReadEffort } from './drivereads.js'
 import { type Drive, driveOf } from './drives.js'
 import { type FoundGpus, findGpus } from './gpu.js'
@@ -35,6 +36,8 @@ export interface Examination {
   readonly memory: MemoryMeasure
   readonly drives: readonly ExaminedDrive[]
   readonly graphics: FoundGpus
+  /** The GPU that this build could compute on, or why there is none. */
+  readonly cuda: GpuBackend | string
   readonly findings: readonly Finding[]
   /** Why what was measured could not be kept; null where it was. */
   readonly note: string | null
@@ -46,13 +49,14 @@ export async function examine(wishes: ExamineWishes): Promise<Examination> {
   const host = hostOf(probe())
   const drives = distinct(folders.map(foundUnder))
   const graphics = await findGpus()
+  const cuda = probeGpu(wishes.environment)
   const kept = new Kept(wishes, machineKey(host))
   signal.throwIfAborted()
   const memory = kept.memory ?? kept.keepMemory(measuredMemory(onMeasuring))
   const examined: ExaminedDrive[] = []
   for (const drive of drives) examined.push(await examinedDrive(drive, kept, wishes))
   const findings = findingsOf(host, examined, graphics.gpus)
-  return { host, memory, drives: examined, graphics, findings, note: kept.note }
+  return { host, memory, drives: examined, graphics, cuda, findings, note: kept.note }
 }
 
 function foundUnder(folder: string): Drive {

@@ -1,8 +1,11 @@
-// The graphics processors that nvidia-smi tells of. A machine without the program has none that this
-// program could use; one whose program fails has a driver that is to be looked at.
+// The graphics processors of a machine: whether there is one, by what the kernel lists, and what nvidia-smi
+// tells of each. A machine without that program has no driver; one whose program fails has a driver that is
+// to be looked at.
 import { execFile } from 'node:child_process'
+import { join } from 'node:path'
 import { promisify } from 'node:util'
 import type { Link } from './drives.js'
+import { namesIn, told } from './systemfile.js'
 
 export interface Gpu {
   readonly name: string
@@ -38,6 +41,20 @@ export async function findGpus(program = 'nvidia-smi'): Promise<FoundGpus> {
     const isAbsent = code === 'ENOENT' || code === 'EACCES'
     return { gpus: [], problem: isAbsent ? null : lastLine(error) }
   }
+}
+
+const nvidiaVendor = '0x10de'
+/** Display and 3D controllers, by the kernel's numbers of what devices are. */
+const displayClass = /^0x03/
+
+/** Whether the kernel lists a GPU of NVIDIA, with a driver or without. `root`: where /sys is found. */
+export function hasGpu(root = '/'): boolean {
+  const folder = join(root, 'sys/bus/pci/devices')
+  return namesIn(folder, '').some(
+    (name) =>
+      told(join(folder, name, 'vendor')) === nvidiaVendor &&
+      displayClass.test(told(join(folder, name, 'class'))),
+  )
 }
 
 /** A line for each: the fields, separated by commas; what is not told is NaN. */

@@ -36,11 +36,11 @@ type Opened = Pick<EngineFacts, 'experts' | 'device'>
 
 /** Of answers one at a time. */
 export function knobsOf(facts: Opened, cores: Cores, given: Given): Knob[] {
-  const { loadMode, slots, experts, slotBytes } = facts.experts
+  const { loadMode, tier, slots, experts, slotBytes } = facts.experts
   const threads = threadsKnob(cores, given.threads)
   const isReading = loadMode === 'direct' && slots < experts
   if (!isReading) {
-    const isFree = !given.hasLoadMode && !given.hasBudget
+    const isFree = !given.hasLoadMode && !given.hasBudget && tier === 'ram'
     return [threads, ...(isFree ? [loadModeKnob(facts)] : [])].filter(isOpen)
   }
   const knobs = [
@@ -50,7 +50,7 @@ export function knobsOf(facts: Opened, cores: Cores, given: Given): Knob[] {
     ladder('readChunk', chunksFor(facts), USUAL_CHUNK_BYTES, given.readChunk),
     choice('policy', ['auto', 'lfu', 'lru'], given.policy),
   ]
-  if (!given.hasBudget) {
+  if (!given.hasBudget && tier === 'ram') {
     const automatic = slots * slotBytes
     const sizes = budgetShares.map((share) => Math.floor(slots * share) * slotBytes)
     knobs.push(ladder('expertRamMost', sizes, automatic, given.expertRamMost))

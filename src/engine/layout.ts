@@ -140,6 +140,9 @@ export interface LayoutParts {
   readonly wishes: LayoutWishes
   /** See Layout.slots. */
   readonly slots: number
+  /** See Layout.library and Layout.rooms; absent: the processor computes. */
+  readonly library?: string
+  readonly rooms?: number
   readonly control: Int32Array
   readonly counters: Float64Array
   /** See Layout.ahead and Layout.scores. */
@@ -182,6 +185,8 @@ export function layoutOf(parts: LayoutParts): Layout {
       math: MathKind[wishes.math ?? 'f32'],
     },
     slots,
+    library: parts.library ?? '',
+    rooms: parts.rooms ?? 0,
     io: readerOf(wishes.reads ?? {}),
     checksums: tables.checksums,
     keepsScores: wishes.scores !== undefined,

@@ -83,6 +83,7 @@ function engineFigures(facts: EngineFacts, ceiling: number | undefined): EngineF
       perLayer: config.experts,
       topK: config.topK,
       ...(isDirect ? { slots: experts.slots } : {}),
+      ...(experts.tier === 'gpu' ? { isOnGpu: true } : {}),
       ...resident,
       readBytes: experts.expertReadBytes,
     },
@@ -95,6 +96,7 @@ function engineFigures(facts: EngineFacts, ceiling: number | undefined): EngineF
     links: isDirect ? { drive: driveFigures(facts, ceiling) } : {},
     stall: {
       ...(isDirect ? { nvme: usage.stallSeconds } : {}),
+      ...(experts.tier === 'gpu' ? { copy: usage.copyStallSeconds } : {}),
       compute: usage.computeSeconds,
       policy: usage.policySeconds,
     },

@@ -9,13 +9,13 @@ import {
   EventField,
   isDeviceError,
   type Layout,
-  probe,
   StopField,
   UseField,
 } from '../../native/index.js'
 import { AdvisedCache } from '../cache/advised.js'
 import { type Cache, MappedCache } from '../cache/cache.js'
 import { recall } from '../cache/learnt.js'
+import { Tier } from '../cache/place.js'
 import { createPolicy, defaultPolicy } from '../cache/policies.js'
 import type { Profile } from '../cache/profile.js'
 import { SlotCache } from '../cache/slotcache.js'
@@ -26,7 +26,9 @@ import type { PrefetchMode } from '../prefetch/governor.js'
 import { Prefetch } from '../prefetch/prefetch.js'
 import { ExpertLog } from './activity.js'
 import { aheadDistances, forecastShape, LookAhead, newForecast } from './ahead.js'
-import { type BudgetWishes, divideMemory, type ExpertPlan, sizesOf } from './budget.js'
+import type { BackendName } from './backend.js'
+import type { ExpertPlan } from './budget.js'
+import { type DivisionWishes, divide } from './division.js'
 import { identityOf, originOf } from './kvidentity.js'
 import { checkKvDir, type KvDiskWishes, KvStore } from './kvstore.js'
 import {
@@ -37,7 +39,6 @@ import {
   type MemoryPlan,
 } from './layout.js'
 import { loadManifest } from './manifest.js'
-import { availableBytes } from './memory.js'
 import { openProfile, type ProfileWishes } from './profilefile.js'
 import { type EngineCounters, newCounters } from './stats.js'
 import type { Stage } from './step.js'
@@ -46,6 +47,7 @@ import { Warmth } from './warm.js'
 
 export interface OpenModel {
   readonly checkpoint: Checkpoint
+  readonly backend: BackendName
   readonly plan: MemoryPlan
   readonly experts: ExpertPlan
   readonly stage: Stage
@@ -70,7 +72,7 @@ export interface OpenModel {
   close(): void
 }
 
-export interface OpenWishes extends LayoutWishes, BudgetWishes, ProfileWishes, KvDiskWishes {
+export interface OpenWishes extends DivisionWishes, ProfileWishes, KvDiskWishes {
   readonly ropeScaling?: { readonly factor: number } | undefined
   /** Which experts stay in slots: the name of a policy. */
   readonly policy?: string | undefined
@@ -107,8 +109,7 @@ export function openModel(
 ): OpenModel {
   const checkpoint = openCheckpoint(folder, { ropeScaling: wishes.ropeScaling })
   const { config } = checkpoint
-  const freeBytes = availableBytes()
-  const { plan, experts } = planAll(checkpoint, wishes, freeBytes)
+  const { gpu, plan, experts, note: divisionNote } = divide(checkpoint, wishes)
   const { prefetch = 'auto' } = wishes
   const control = wishes.control ?? new Int32Array(Control.cancel + plan.sequences)
   const counters = newCounters(
@@ -137,6 +138,8 @@ export function openModel(
     // Advice is given where the device stops.
     wishes: isAdvised ? { ...wishes, lockstep: true } : wishes,
     slots: experts.loadMode === 'direct' ? experts.slots : 0,
+    library: gpu?.library ?? '',
+    rooms: experts.rooms,
     control,
     counters: counters.device,
     ahead: distances,
@@ -188,9 +191,10 @@ export function openModel(
           figures: counters.kv,
           log: wishes.log ?? (() => {}),
         })
-  const notes = [manifest.note, profile.note].filter((note) => note !== null)
+  const notes = [divisionNote, manifest.note, profile.note].filter((note) => note !== null)
   return {
     ...{ checkpoint, plan, experts, control, counters, stage },
+    backend: gpu === null ? 'cpu' : 'cuda',
     warmth:
       cache instanceof SlotCache && known !== null
         ? new Warmth(cache, known.hottest(), stage)
@@ -208,15 +212,6 @@ export function openModel(
   }
 }
 
-function planAll(
-  checkpoint: Checkpoint,
-  wishes: OpenWishes,
-  freeBytes: number,
-): { plan: MemoryPlan; experts: ExpertPlan } {
-  const threads = wishes.threads ?? probe().cores
-  return divideMemory(checkpoint.config, sizesOf(checkpoint), wishes, freeBytes, threads)
-}
-
 function cacheOf(
   checkpoint: Checkpoint,
   plan: ExpertPlan,
@@ -232,7 +227,7 @@ function cacheOf(
   if ('problem' in policy) throw new ModelError(`--policy: ${policy.problem}`)
   return plan.loadMode === 'mapped'
     ? new AdvisedCache(shape, policy, counters.layers)
-    : new SlotCache(shape, policy, counters.layers, scores)
+    : new SlotCache(shape, policy, counters.layers, scores, Tier[plan.tier])
 }
 
 /** The checkpoint's files with their copies: files of the same name and size in other folders. */

@@ -2,6 +2,7 @@
 import type { MessagePort } from 'node:worker_threads'
 import type { ModelConfig } from '../model/config.js'
 import type { ForecastMemory } from '../prefetch/forecast.js'
+import type { BackendName } from './backend.js'
 import type { ExpertPlan } from './budget.js'
 import type { GrammarSeat } from './grammarseat.js'
 import type { MemoryPlan } from './layout.js'
@@ -29,6 +30,7 @@ export interface EngineFacts {
   readonly expertBytes: number
   /** What else a person should know of how it was opened; null: nothing. */
   readonly note: string | null
+  readonly backend: BackendName
   /** Within which the same tokens give the same bits. */
   readonly instructionSet: string
   /** Backend, instruction set and threads, for people. */

@@ -135,6 +135,8 @@ export interface Usage {
   overlappedSeconds: number
   /** Waiting for reads with nothing to compute. */
   stallSeconds: number
+  /** Waiting for copies to the GPU, with nothing to compute and nothing to read. */
+  copyStallSeconds: number
   policySeconds: number
   readerCpuSeconds: number
   checksumSeconds: number
@@ -166,6 +168,7 @@ export function readUsage({ device, layers }: EngineCounters): Usage {
     ...kernels,
     overlappedSeconds: of(Counter.overlapped_s),
     stallSeconds: of(Counter.stall_nvme_s),
+    copyStallSeconds: of(Counter.stall_copy_s),
     policySeconds: of(Counter.policy_s),
     readerCpuSeconds: of(Counter.reader_cpu_s),
     checksumSeconds: of(Counter.checksum_s),

@@ -48,8 +48,10 @@ export interface ExpertFigures {
   readonly firstMoeLayer: number
   readonly perLayer: number
   readonly topK: number
-  /** In RAM; left out where experts are mapped. */
+  /** Left out where experts are mapped. */
   readonly slots?: number
+  /** Slots lie in the memory of the GPU that computes; left out: in RAM. */
+  readonly isOnGpu?: boolean
   /** Experts that lie in memory; left out where nobody can tell. */
   readonly resident?: number
   /** Read for a miss, on average. */

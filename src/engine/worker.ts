@@ -40,7 +40,7 @@ function open(): { model: OpenModel; recorder: TraceRecorder | null } | null {
 }
 
 function factsOf(model: OpenModel): EngineFacts {
-  const { checkpoint, plan, experts, counters, stage } = model
+  const { checkpoint, backend, plan, experts, counters, stage } = model
   const { oneExpert } = inventory(checkpoint).bytes
   return {
     config: checkpoint.config,
@@ -50,7 +50,8 @@ function factsOf(model: OpenModel): EngineFacts {
     forecast: model.forecast,
     note: model.note,
     expertBytes: oneExpert,
-    instructionSet: probe().instructionSet,
+    backend,
+    instructionSet: backend === 'cpu' ? probe().instructionSet : stage.device.identify(),
     device: stage.device.describe(),
   }
 }

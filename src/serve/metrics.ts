@@ -97,7 +97,7 @@ function addGauges(registry: Registry, gate: Gate, keeper: Keeper): void {
 }
 
 function addEngine(registry: Registry, keeper: Keeper): void {
-  const counter = (name: string, help: string, read: () => number, tier?: string) =>
+  const counter = (name: string, help: string, read: () => number, tier?: () => string) =>
     new Counter({
       name,
       help,
@@ -107,23 +107,24 @@ function addEngine(registry: Registry, keeper: Keeper): void {
         this.reset()
         const value = read()
         if (tier === undefined) this.inc(value)
-        else this.inc({ tier }, value)
+        else this.inc({ tier: tier() }, value)
       },
     })
   const usage = (of: (usage: Usage) => number) => () =>
     keeper.facts === null ? 0 : of(readUsage(keeper.facts.counters))
+  const tier = () => keeper.facts?.experts.tier ?? 'ram'
   counter('ring_engine_restarts_total', 'Engines lost and opened again', () => keeper.restarts)
   counter(
     'ring_expert_hits_total',
     'Experts wanted that were in a slot, or in mapped mode resident',
     usage(({ hits }) => hits),
-    'ram',
+    tier,
   )
   counter(
     'ring_expert_misses_total',
     'Experts wanted that had to be read',
     usage(({ misses }) => misses),
-    'ram',
+    tier,
   )
   counter(
     'ring_nvme_read_bytes_total',
@@ -139,6 +140,11 @@ function addEngine(registry: Registry, keeper: Keeper): void {
     'ring_nvme_stall_seconds_total',
     'Time steps waited for reads with nothing to compute',
     usage(({ stallSeconds }) => stallSeconds),
+  )
+  counter(
+    'ring_copy_stall_seconds_total',
+    'Time steps waited for copies to the GPU with nothing to compute or read',
+    usage(({ copyStallSeconds }) => copyStallSeconds),
   )
   counter(
     'ring_prefetch_issued_total',

@@ -1,0 +1,102 @@
+// How memory is divided where a GPU computes: weights that every token needs, KV and activations lie in its
+// memory, and experts have slots in what is left. In RAM lies what is copied there: those weights once more,
+// and rooms for experts on their way. Pure, like budget.ts, and refuses in the same words.
+import type { ModelConfig } from '../model/config.js'
+import { ModelError } from '../model/error.js'
+import {
+  type BudgetWishes,
+  type ExpertPlan,
+  headRoomBytes,
+  headRoomShare,
+  holdsAll,
+  type Pool,
+  scarceKvShare,
+  scratchBytes,
+  slotsIn,
+  type WeightSizes,
+} from './budget.js'
+import { automaticKvShare, type LayoutWishes, type MemoryPlan, planMemory } from './layout.js'
+
+/** Of the GPU's free memory, what is left for whatever else takes some: a screen, fragments. */
+const gpuHeadRoomShare = 0.05
+/** Steps that may be open at once, each with activations of its own. */
+const stepsOpen = 2
+/** What a drive is kept busy by where nobody says otherwise. */
+const usualDepth = 32
+const usualChunkBytes = 2 * 2 ** 20
+/** Beside what is being read: one expert being copied, one that waits to be. */
+const roomsBesideReads = 2
+const roomsLeast = 4
+const roomsMost = 64
+const instead = '--backend cpu computes without it'
+
+/** Bytes before anything was allocated. */
+export interface FreeMemory {
+  readonly ram: number
+  readonly gpu: number
+}
+
+/** Throws ModelError when the wishes cannot be met. */
+export function divideGpuMemory(
+  config: ModelConfig,
+  sizes: WeightSizes,
+  wishes: LayoutWishes & BudgetWishes,
+  free: FreeMemory,
+): { plan: MemoryPlan; experts: ExpertPlan } {
+  if (wishes.loadMode === 'mapped') {
+    throw new ModelError(
+      `--load-mode mapped: a GPU computes in its own memory, into which weights are read; ${instead}`,
+    )
+  }
+  const { denseBytes, scaleBytes } = sizes
+  const headRoom = Math.max(headRoomBytes, free.gpu * gpuHeadRoomShare)
+  const forKv = free.gpu - denseBytes - scaleBytes
+  if (forKv < headRoom) {
+    throw new ModelError(
+      `not enough GPU memory: dense weights and scales need ${denseBytes + scaleBytes} bytes and head room ${Math.ceil(headRoom)}, and ${free.gpu} are free; ${instead}`,
+    )
+  }
+  const isScarce = !holdsAll(sizes, free.gpu)
+  const plan = planMemory(config, wishes, forKv, isScarce ? scarceKvShare : automaticKvShare)
+  const logits = 4 * config.vocabulary * plan.sequences
+  const scratch = stepsOpen * (scratchBytes(config, plan.stepTokens, 0) + logits)
+  const pool: Pool = {
+    flag: '--expert-vram',
+    name: 'GPU memory',
+    asked: wishes.expertVram,
+    most: undefined,
+    freeBytes: free.gpu,
+    headRoom,
+    last: instead,
+  }
+  const slots = sizes.experts === 0 ? 0 : slotsIn(pool, sizes, config.topK, plan, scratch)
+  const expertReadBytes = sizes.experts === 0 ? 0 : sizes.expertBytes / sizes.experts
+  const rooms = Math.min(slots, roomsFor(wishes, expertReadBytes))
+  const copies = denseBytes + scaleBytes + rooms * sizes.slotBytes
+  const ramHeadRoom = Math.max(headRoomBytes, free.ram * headRoomShare)
+  if (copies + ramHeadRoom > free.ram) {
+    throw new ModelError(
+      `not enough memory: what is copied to the GPU needs ${copies} bytes and head room ${Math.ceil(ramHeadRoom)}, and ${Math.floor(free.ram)} are free; --backend cpu --load-mode mapped leaves weights in their files`,
+    )
+  }
+  const experts: ExpertPlan = {
+    loadMode: 'direct',
+    tier: 'gpu',
+    slots,
+    rooms,
+    slotBytes: sizes.slotBytes,
+    experts: sizes.experts,
+    expertReadBytes,
+    denseBytes,
+    scaleBytes,
+    scratchBytes: scratch,
+  }
+  return { plan, experts }
+}
+
+/** So many that the drive's queue is full while others are copied. */
+function roomsFor({ reads }: LayoutWishes, expertBytes: number): number {
+  const inFlight = (reads?.depth ?? usualDepth) * (reads?.chunkBytes ?? usualChunkBytes)
+  const reading = Math.ceil(inFlight / Math.max(1, expertBytes))
+  return Math.max(roomsLeast, Math.min(roomsMost, reading + roomsBesideReads))
+}

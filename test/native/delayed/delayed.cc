@@ -1,0 +1,257 @@
+// See delayed.h. The device's thread knows what it has asked for, the copying thread has the bytes;
+// between them lies a list of jobs and the number of those that are done.
+#include "delayed.h"
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace ring::test {
+namespace {
+
+// No number in any of the types of weights.
+constexpr int kPoison = 0xFF;
+constexpr uint64_t kAlignment = 256;
+
+// See RING_DELAY_LOST_AT.
+std::atomic<int64_t> mixes{0}, counted_for{0};
+
+int64_t number_in(const char* name) {
+  const char* text = getenv(name);
+  return text == nullptr ? 0 : atoll(text);
+}
+
+uint64_t bytes_of(const Matrix& matrix) {
+  const int width = matrix.dtype == Dtype::f8_e4m3 ? 1 : matrix.dtype == Dtype::bf16 ? 2 : 4;
+  return static_cast<uint64_t>(matrix.rows) * matrix.columns * width;
+}
+
+Matrix& matrix_of(Mlp& mlp, int index) {
+  return index == expert_tensor::gate ? mlp.gate : index == expert_tensor::up ? mlp.up : mlp.down;
+}
+
+struct Slot {
+  int32_t expert = -1;
+  uint64_t ticket = 0;  // of its last copy: its generation
+};
+
+struct Job {
+  uint8_t* slot;
+  Mlp from;
+};
+
+struct Delayed {
+  const Model& model;
+  void* cpu = nullptr;
+  const int64_t delay_us = number_in("RING_DELAY_US");
+  const int64_t lost_at = number_in("RING_DELAY_LOST_AT");
+  uint64_t dice = static_cast<uint64_t>(number_in("RING_DELAY_SEED")) * 2 + 1;
+  std::string description;
+
+  // Of the device's thread.
+  bool is_lost = false;
+  std::vector<Slot> slots;
+  uint64_t asked = 0, told = 0;  // tickets
+  std::vector<Mlp> weights;
+  std::vector<ReadyExpert> ready;
+
+  uint64_t matrix_bytes = 0;  // of the largest
+  std::unique_ptr<uint8_t[]> memory;
+
+  std::thread thread;
+  std::mutex lock;  // of the two below
+  std::condition_variable changed;
+  std::deque<Job> jobs;
+  bool is_ending = false;
+  std::atomic<uint64_t> done{0};
+
+  explicit Delayed(const Model& of) : model(of) {}
+
+  uint8_t* at(int32_t slot, int matrix) const {
+    return memory.get() +
+           (static_cast<uint64_t>(slot) * expert_tensor::count + matrix) * matrix_bytes;
+  }
+
+  void run() {
+    for (;;) {
+      Job job;
+      {
+        std::unique_lock<std::mutex> guard(lock);
+        changed.wait(guard, [this] { return is_ending || !jobs.empty(); });
+        if (jobs.empty()) return;
+        job = jobs.front();
+        jobs.pop_front();
+      }
+      memset(job.slot, kPoison, expert_tensor::count * matrix_bytes);
+      dice = dice * 6364136223846793005u + 1442695040888963407u;
+      if (delay_us > 0) {
+        const auto late = static_cast<int64_t>(dice >> 33) % (2 * delay_us);
+        std::this_thread::sleep_for(std::chrono::microseconds(late));
+      }
+      for (int matrix = 0; matrix < expert_tensor::count; ++matrix) {
+        const Matrix& from = matrix_of(job.from, matrix);
+        memcpy(job.slot + static_cast<uint64_t>(matrix) * matrix_bytes, from.data, bytes_of(from));
+      }
+      done.fetch_add(1, std::memory_order_release);
+    }
+  }
+};
+
+Delayed& of(void* self) { return *static_cast<Delayed*>(self); }
+
+Status gone() { return failure(Code::lost, "the memory of the delayed backend is lost"); }
+
+// A call that goes on to the CPU.
+template <auto function, typename... Arguments>
+Status through(void* self, Arguments... arguments) {
+  if (of(self).is_lost) return gone();
+  return (cpu_backend()->*function)(of(self).cpu, arguments...);
+}
+
+Status open(const Model* model, const Limits* limits, void** self) {
+  auto made = std::make_unique<Delayed>(*model);
+  if (counted_for.exchange(made->lost_at) != made->lost_at) mixes = 0;
+  RING_TRY(cpu_backend()->open(model, limits, &made->cpu));
+  made->description = std::string("delayed, ") + cpu_backend()->describe(made->cpu);
+  *self = made.release();
+  return {};
+}
+
+Status open_slots(void* self, int32_t count) {
+  Delayed& d = of(self);
+  if (!d.slots.empty()) return failure(Code::already_open, "the slots are there already");
+  for (const Mlp& expert : d.model.experts) {
+    for (const Matrix* matrix : {&expert.gate, &expert.up, &expert.down})
+      d.matrix_bytes = std::max(d.matrix_bytes, bytes_of(*matrix));
+  }
+  d.matrix_bytes = (d.matrix_bytes + kAlignment - 1) / kAlignment * kAlignment;
+  d.slots.resize(count);
+  const uint64_t bytes = static_cast<uint64_t>(count) * expert_tensor::count * d.matrix_bytes;
+  d.memory = std::make_unique<uint8_t[]>(bytes);
+  memset(d.memory.get(), kPoison, bytes);
+  d.thread = std::thread([&d] { d.run(); });
+  return {};
+}
+
+Status fill(void* self, int32_t slot, int32_t expert, const Mlp* host, uint64_t* ticket) {
+  Delayed& d = of(self);
+  if (d.is_lost) return gone();
+  if (slot < 0 || static_cast<size_t>(slot) >= d.slots.size() || expert < 0 ||
+      static_cast<size_t>(expert) >= d.model.experts.size())
+    return failure(Code::bad_argument, "there is no slot %d or no expert %d", slot, expert);
+  Slot& s = d.slots[slot];
+  if (s.ticket > d.told)
+    return failure(Code::bad_argument, "slot %d is being filled already", slot);
+  s = {expert, ++d.asked};
+  *ticket = s.ticket;
+  {
+    const std::lock_guard<std::mutex> guard(d.lock);
+    d.jobs.push_back({d.at(slot, 0), *host});
+  }
+  d.changed.notify_one();
+  return {};
+}
+
+Status filled(void* self, uint64_t* ticket) {
+  Delayed& d = of(self);
+  if (d.is_lost) return gone();
+  *ticket = d.told = d.done.load(std::memory_order_acquire);
+  return {};
+}
+
+Status mix(void* self, int32_t step, int32_t layer, const ReadyExpert* experts, int32_t count) {
+  Delayed& d = of(self);
+  if (++mixes == d.lost_at) d.is_lost = true;
+  if (d.is_lost) return gone();
+  const int32_t first = (layer - d.model.shape.first_moe_layer) * d.model.shape.experts;
+  d.weights.resize(static_cast<size_t>(count));
+  d.ready.assign(experts, experts + count);
+  for (int32_t i = 0; i < count; ++i) {
+    if (experts[i].weights == nullptr) continue;
+    const int32_t slot = experts[i].slot, expert = first + experts[i].index;
+    if (slot < 0 || static_cast<size_t>(slot) >= d.slots.size())
+      return failure(Code::bad_argument, "expert %d is in no slot", expert);
+    if (d.slots[slot].expert != expert)
+      return failure(Code::bad_argument, "slot %d holds expert %d, and %d was asked for", slot,
+                     d.slots[slot].expert, expert);
+    if (d.slots[slot].ticket > d.told)
+      return failure(Code::bad_argument, "slot %d is still being filled", slot);
+    d.weights[i] = *experts[i].weights;
+    for (int matrix = 0; matrix < expert_tensor::count; ++matrix)
+      matrix_of(d.weights[i], matrix).data = d.at(slot, matrix);
+    d.ready[i] = {experts[i].index, &d.weights[i]};
+  }
+  return cpu_backend()->mix(d.cpu, step, layer, d.ready.data(), count);
+}
+
+void close(void* self) {
+  std::unique_ptr<Delayed> d(static_cast<Delayed*>(self));
+  if (d->thread.joinable()) {
+    {
+      const std::lock_guard<std::mutex> guard(d->lock);
+      d->is_ending = true;
+    }
+    d->changed.notify_one();
+    d->thread.join();
+  }
+  cpu_backend()->close(d->cpu);
+}
+
+void copy_kv(void* self, int32_t from, int32_t to, int32_t tokens) {
+  cpu_backend()->copy_kv(of(self).cpu, from, to, tokens);
+}
+void read_kv(void* self, int32_t block, int32_t tokens, uint8_t* into) {
+  cpu_backend()->read_kv(of(self).cpu, block, tokens, into);
+}
+void write_kv(void* self, int32_t block, int32_t tokens, const uint8_t* from) {
+  cpu_backend()->write_kv(of(self).cpu, block, tokens, from);
+}
+const char* identify(void* self) { return cpu_backend()->identify(of(self).cpu); }
+const char* describe(void* self) { return of(self).description.c_str(); }
+
+Backend make_table() {
+  Backend table{};
+  table.version = kBackendVersion;
+  table.name = "delayed";
+  table.open = open;
+  table.begin = through<&Backend::begin>;
+  table.attend = through<&Backend::attend>;
+  table.route = through<&Backend::route>;
+  table.share = through<&Backend::share>;
+  table.attend_ahead = through<&Backend::attend_ahead>;
+  table.look_ahead = through<&Backend::look_ahead>;
+  table.mix = mix;
+  table.settle = through<&Backend::settle>;
+  table.sample = through<&Backend::sample>;
+  table.copy_kv = copy_kv;
+  table.read_kv = read_kv;
+  table.write_kv = write_kv;
+  table.identify = identify;
+  table.describe = describe;
+  table.close = close;
+  table.open_slots = open_slots;
+  table.fill = fill;
+  table.filled = filled;
+  return table;
+}
+
+}  // namespace
+
+const Backend* delayed_backend() {
+  static const Backend table = make_table();
+  return &table;
+}
+
+const uint8_t* delayed_bytes(void* self, int32_t slot, int32_t matrix) {
+  return of(self).at(slot, matrix);
+}
+
+}  // namespace ring::test

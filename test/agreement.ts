@@ -1,14 +1,20 @@
 // How a run agrees with the golden values: router choices, log-probabilities, continuations. Measured
 // here once, judged by the tests and printed by the proof.
+import type { OpenWishes } from '../src/engine/open.js'
 import type { Scored } from '../src/engine/score.js'
 import { driveOne } from './drive.js'
 import type { Golden, GoldenCase } from './goldens.js'
 import { requestOf } from './models.js'
 
 /** Reads a golden's prompt and scores every position. */
-export function score(model: string, golden: Golden, kvType: 'f32' | 'bf16'): Scored {
+export function score(
+  model: string,
+  golden: Golden,
+  kvType: 'f32' | 'bf16',
+  wishes: OpenWishes = {},
+): Scored {
   const request = requestOf(golden.ids, { score: true, routing: true, topLogprobs: 20 })
-  const { ending } = driveOne(model, { kvType }, request)
+  const { ending } = driveOne(model, { kvType, ...wishes }, request)
   if (ending.scored === undefined) throw new Error('nothing was scored')
   return ending.scored
 }

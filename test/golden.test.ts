@@ -2,7 +2,8 @@
 // through the same begin/advance loop that serves people. Bounds are those the reference states: a
 // router choice may differ only where its margin is below the bound, a drawn token only where the
 // gap between the best two is.
-import { afterEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import type { OpenWishes } from '../src/engine/open.js'
 import {
   continuation,
   differenceAt,
@@ -13,12 +14,13 @@ import {
   weightDifference,
 } from './agreement.js'
 import { edgeGoldens, type GoldenCase, tinyGoldens } from './goldens.js'
+import { fromRoot } from './paths.js'
 
 const bounds = { logits: 2e-3, routerMargin: 1e-4, greedyMargin: 1e-2 }
 const bf16Bounds = { routerMargin: 5e-3, logprob: 0.1 }
 
-function checkF32({ model, golden }: GoldenCase): void {
-  const scored = score(model, golden, 'f32')
+function checkF32({ model, golden }: GoldenCase, wishes: OpenWishes = {}): void {
+  const scored = score(model, golden, 'f32', wishes)
   for (const { margin } of flips(scored, golden)) expect(margin).toBeLessThan(bounds.routerMargin)
   expect(weightDifference(scored, golden)).toBeLessThan(1e-3)
   for (let token = 0; token < golden.ids.length; token += 1) {
@@ -59,18 +61,44 @@ describe('goldens, every instruction set', () => {
   }
 })
 
+function checkBf16({ model, golden }: GoldenCase, wishes: OpenWishes = {}): void {
+  const scored = score(model, golden, 'bf16', wishes)
+  const found = flips(scored, golden)
+  for (const { margin } of firstCauses(found)) expect(margin).toBeLessThan(bf16Bounds.routerMargin)
+  const firstFlip = Math.min(golden.ids.length, ...found.map((flip) => flip.token))
+  for (let token = 0; token < firstFlip; token += 1) {
+    expect(differenceAt(scored, golden, token)).toBeLessThan(bf16Bounds.logprob)
+  }
+}
+
 describe('goldens, KV in BF16', () => {
-  for (const { title, model, golden } of tinyGoldens) {
-    it(`${title}: routes as the reference but for near ties, and agrees before the first`, () => {
-      const scored = score(model, golden, 'bf16')
-      const found = flips(scored, golden)
-      for (const { margin } of firstCauses(found)) {
-        expect(margin).toBeLessThan(bf16Bounds.routerMargin)
-      }
-      const firstFlip = Math.min(golden.ids.length, ...found.map((flip) => flip.token))
-      for (let token = 0; token < firstFlip; token += 1) {
-        expect(differenceAt(scored, golden, token)).toBeLessThan(bf16Bounds.logprob)
-      }
+  for (const one of tinyGoldens) {
+    it(`${one.title}: routes as the reference but for near ties, and agrees before the first`, () => {
+      checkBf16(one)
+    })
+  }
+})
+
+// The kernels that a GPU runs, on the processor: what they compute, not how fast.
+describe('goldens, CUDA emulated', () => {
+  beforeEach(() => {
+    process.env.RING_CUDA_LIBRARY = fromRoot('build/native/Release/ring_cuda_emulated.so')
+  })
+  afterEach(() => {
+    delete process.env.RING_CUDA_LIBRARY
+    delete process.env.RING_CUDA_KERNELS
+  })
+  const wishes: OpenWishes = { backend: 'cuda' }
+  for (const one of edgeGoldens) {
+    it(`${one.title}: the plain kernels give the reference's numbers`, () => {
+      process.env.RING_CUDA_KERNELS = 'plain'
+      checkF32(one, wishes)
+    })
+  }
+  // The longest takes a minute of a busy machine.
+  for (const one of tinyGoldens.filter(({ golden }) => golden.ids.length < 200)) {
+    it(`${one.title}: those on tensor cores agree with it up to a near tie`, () => {
+      checkBf16(one, wishes)
     })
   }
 })

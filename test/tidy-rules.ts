@@ -128,7 +128,7 @@ export const namesSayTheSubject: Rule = ({ path }) => {
 export const beginsWithAComment: Rule = ({ path, text }) => {
   if (!isCode(path)) return []
   const body = text.replace(/^#!.*\n/, '').trimStart()
-  const opening = /\.(ts|mjs|cc|h|c)$/.test(path) ? /^(\/\/|\/\*)/ : /^(#|""")/
+  const opening = /\.(ts|mjs|cc|cu|h|c)$/.test(path) ? /^(\/\/|\/\*)/ : /^(#|""")/
   return opening.test(body) ? [] : [`${path} does not begin with a comment`]
 }
 
@@ -143,7 +143,7 @@ export const onlyTheAddonKnowsNode: Rule = ({ path, text }) => {
 export const filesAreShort: Rule = ({ path, text }) => {
   const cap = /\.(ts|mjs)$/.test(path)
     ? typescriptLinesMax
-    : /\.(cc|h)$/.test(path)
+    : /\.(cc|cu|h)$/.test(path)
       ? nativeLinesMax
       : Number.POSITIVE_INFINITY
   const lines = text.split('\n').length - 1
@@ -187,7 +187,7 @@ function isProduct(path: string): boolean {
 }
 
 function isCode(path: string): boolean {
-  return /\.(ts|mjs|cc|h|c|py|cmake)$/.test(path) || /(^|\/)(CMakeLists\.txt|run)$/.test(path)
+  return /\.(ts|mjs|cc|cu|h|c|py|cmake)$/.test(path) || /(^|\/)(CMakeLists\.txt|run)$/.test(path)
 }
 
 /** This file and its test spell out what they forbid. */

@@ -44,7 +44,7 @@ export function probeGpu(environment: Environment = process.env): GpuBackend | s
   const named = environment.RING_CUDA_LIBRARY ?? ''
   const library = named === '' ? join(dirname(addonPath), 'ring_cuda.so') : named
   if (named === '' && !existsSync(library)) {
-    return 'this build has no CUDA backend: nvcc, the compiler of the CUDA toolkit, was not there when it was built'
+    return 'this build has no CUDA backend: npm run build:gpu makes it where nvcc is, the compiler of the CUDA toolkit'
   }
   const probe = probeLibrary(library)
   return probe.problem === '' ? { library, probe } : probe.problem

@@ -1,6 +1,7 @@
-// The router, through the backend's own table. The model is made so that logits are given exactly:
-// token t embeds to a vector that normalises to the t-th unit vector, attention adds zeros, and
-// column t of the router holds token t's logits. Choices are compared with a float64 reference.
+// The router, through the table of each backend (the GPU's on its emulation). The model is made so
+// that logits are given exactly: token t embeds to a vector that normalises to the t-th unit
+// vector, attention adds zeros, and column t of the router holds token t's logits. Choices are
+// compared with a float64 reference.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -20,6 +21,29 @@ constexpr int kTokens = 64;
 constexpr float kRootOfTokens = 8;
 // A choice may differ from float64's only where that one was closer than this.
 constexpr double kNearTie = 1e-6;
+
+extern "C" const Backend* ring_backend();
+
+// The backend of the case that runs.
+const Backend* tested = nullptr;
+
+struct RouterRegistration {
+  RouterRegistration(const char* name, void (*body)()) {
+    const std::string named = name;
+    cases().push_back({named + " [cpu]", [body] { run(cpu_backend(), body); }});
+    cases().push_back({named + " [cuda, emulated]", [body] { run(ring_backend(), body); }});
+  }
+  static void run(const Backend* backend, void (*body)()) {
+    tested = backend;
+    body();
+  }
+};
+
+// RING_ROUTER_CASE(identifier, "what holds") { ... }
+#define RING_ROUTER_CASE(identifier, name)                       \
+  void identifier();                                             \
+  const RouterRegistration identifier##_cases(name, identifier); \
+  void identifier()
 
 struct Gates {
   int experts, groups, groups_kept, top_k;
@@ -98,7 +122,7 @@ Routed route(const Gates& gates, int first = 0, int count = kTokens) {
   limits.parts = limits.kv_blocks = 1;
   limits.kv_dtype = Dtype::f32;
   limits.threads = 2;
-  const Backend* backend = cpu_backend();
+  const Backend* backend = tested;
   void* self = nullptr;
   require_ok(backend->open(&router.model, &limits, &self));
   std::vector<int32_t> ids(count);
@@ -215,7 +239,8 @@ void require_experts(const Routed& routed, int token, const std::vector<int>& ex
 
 }  // namespace
 
-RING_CASE(route_grouped, "routes 256 experts in 8 groups, of which 4 are kept, as float64 does") {
+RING_ROUTER_CASE(route_grouped,
+                 "routes 256 experts in 8 groups, of which 4 are kept, as float64 does") {
   for (uint64_t seed = 51; seed < 55; ++seed) {
     Gates gates = random_gates(seed, 256, 8, 4, 8);
     require_routes(gates, 2);
@@ -224,14 +249,14 @@ RING_CASE(route_grouped, "routes 256 experts in 8 groups, of which 4 are kept, a
   }
 }
 
-RING_CASE(route_one_group, "routes without groups as float64 does") {
+RING_ROUTER_CASE(route_one_group, "routes without groups as float64 does") {
   Gates gates = random_gates(56, 64, 1, 1, 6);
   require_routes(gates, 1);
   add_bias(gates, 0.1, 0.1);
   require_routes(gates, 1);
 }
 
-RING_CASE(route_all_groups, "keeping all groups is like having none") {
+RING_ROUTER_CASE(route_all_groups, "keeping all groups is like having none") {
   Gates gates = random_gates(57, 32, 4, 4, 5);
   add_bias(gates, 0, 0.1);
   const Routed grouped = route(gates);
@@ -240,7 +265,7 @@ RING_CASE(route_all_groups, "keeping all groups is like having none") {
   require(grouped.experts == plain.experts && grouped.weights == plain.weights, "they differ");
 }
 
-RING_CASE(route_top_1, "a single expert's weight is its score, not one") {
+RING_ROUTER_CASE(route_top_1, "a single expert's weight is its score, not one") {
   Gates gates = random_gates(58, 16, 1, 1, 1);
   require_routes(gates, 1);
   gates.groups = 4;
@@ -249,13 +274,14 @@ RING_CASE(route_top_1, "a single expert's weight is its score, not one") {
 }
 
 // With every choice score below zero, an expert of a dropped group must still not be preferred.
-RING_CASE(route_negative, "biases around -3 choose as float64 does, and leave weights alone") {
+RING_ROUTER_CASE(route_negative,
+                 "biases around -3 choose as float64 does, and leave weights alone") {
   Gates gates = random_gates(59, 256, 8, 4, 8);
   add_bias(gates, -3, 0.05);
   require_routes(gates, 2);
 }
 
-RING_CASE(route_bias_only_chooses, "a bias changes who is chosen, and no weight") {
+RING_ROUTER_CASE(route_bias_only_chooses, "a bias changes who is chosen, and no weight") {
   Gates gates = random_gates(60, 16, 1, 1, 2);
   gates.bias.assign(16, 0.0f);
   gates.bias[11] = gates.bias[4] = 5;
@@ -270,7 +296,7 @@ RING_CASE(route_bias_only_chooses, "a bias changes who is chosen, and no weight"
   }
 }
 
-RING_CASE(route_ties, "the lower index wins an exact tie, of experts and of groups") {
+RING_ROUTER_CASE(route_ties, "the lower index wins an exact tie, of experts and of groups") {
   Gates gates = random_gates(61, 256, 8, 4, 8);
   std::fill(gates.logits.begin(), gates.logits.end(), 0.25f);
   // Token 1: groups 2, 4, 5, 6 and 7 tie above the others, and the last of them is one too many.
@@ -286,7 +312,7 @@ RING_CASE(route_ties, "the lower index wins an exact tie, of experts and of grou
 }
 
 // exp(-46) is 1e-20: there the epsilon of the published code weighs as much as a score.
-RING_CASE(route_tiny, "scores near 1e-20 meet the epsilon of the normalisation") {
+RING_ROUTER_CASE(route_tiny, "scores near 1e-20 meet the epsilon of the normalisation") {
   Gates gates = random_gates(62, 16, 1, 1, 4);
   for (size_t i = 0; i < gates.logits.size(); ++i) {
     gates.logits[i] = -44.5f - 0.25f * static_cast<float>((i * 7) % 16);
@@ -310,7 +336,7 @@ RING_CASE(route_tiny, "scores near 1e-20 meet the epsilon of the normalisation")
   }
 }
 
-RING_CASE(route_zero, "scores that vanish give weights of zero, not NaN") {
+RING_ROUTER_CASE(route_zero, "scores that vanish give weights of zero, not NaN") {
   Gates gates = random_gates(63, 16, 4, 2, 4);
   std::fill(gates.logits.begin(), gates.logits.end(), -200.0f);
   const Routed routed = route(gates);
@@ -319,7 +345,7 @@ RING_CASE(route_zero, "scores that vanish give weights of zero, not NaN") {
   }
 }
 
-RING_CASE(route_companions, "routes a token alone as among 63 others, bit by bit") {
+RING_ROUTER_CASE(route_companions, "routes a token alone as among 63 others, bit by bit") {
   Gates gates = random_gates(64, 256, 8, 4, 8);
   add_bias(gates, 0, 0.05);
   const Routed together = route(gates);

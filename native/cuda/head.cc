@@ -1,0 +1,70 @@
+// The end of a step: final norm, lm_head, and sampling on the host by the CPU's own sampler, a few
+// rows at a time.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "../cpu/outcome.h"
+#include "state.h"
+
+namespace ring::cuda {
+namespace {
+
+// The normed rows that want logits, one after the other.
+Status gather_head_rows(Gpu& gpu, const StepState& step, const cpu::LogitRow* rows, int count) {
+  const size_t bytes = Parcel::bytes_of<int32_t>(static_cast<size_t>(count));
+  RING_TRY(gpu.make_room(bytes));
+  const int32_t* on_device = nullptr;
+  int32_t* list = gpu.lists.place(static_cast<size_t>(count), &on_device);
+  for (int row = 0; row < count; ++row) list[row] = rows[row].token;
+  RING_TRY(gpu.lists.send(gpu.compute));
+  const Activations gathered = gpu.head_rows.rows();
+  RING_GPU(gather_rows(gpu.compute, step.stream.normed.wide(), on_device, count, gpu.shape.hidden,
+                       gathered.wide));
+  if (gpu.takes_narrow(gpu.weights.head))
+    RING_GPU(narrow(gpu.compute, gathered, count, gpu.shape.hidden));
+  return {};
+}
+
+}  // namespace
+
+Status sample(Gpu& gpu, StepState& step, const Sampling* sampling, const HeadOutput& out) {
+  const Shape& s = gpu.shape;
+  std::vector<cpu::LogitRow> rows;
+  cpu::list_rows(step.parts, rows);
+  if (static_cast<int>(rows.size()) > out.rows) {
+    return failure(Code::bad_argument,
+                   "the step has %d rows of logits, but the outcome has room for %d",
+                   static_cast<int>(rows.size()), out.rows);
+  }
+  RING_GPU(normalise(gpu.compute, step.stream.residual.data(), gpu.weights.final_norm, step.tokens,
+                     s.hidden, s.epsilon, step.stream.normed.rows(), step.bad.data(), s.layers));
+  uint8_t* result = gpu.results.data();
+  RING_GPU(cudaMemcpyAsync(result, step.bad.data(), sizeof(int32_t), cudaMemcpyDeviceToHost,
+                           gpu.compute));
+  RING_TRY(gpu.wait());
+  int32_t bad = -1;
+  memcpy(&bad, result, sizeof bad);
+  if (bad >= 0) return cpu::not_a_number(s, bad);
+  const float* logits = reinterpret_cast<const float*>(result);
+  for (size_t first = 0; first < rows.size(); first += kHeadRows) {
+    const int count = static_cast<int>(std::min<size_t>(kHeadRows, rows.size() - first));
+    const size_t values = static_cast<size_t>(count) * s.vocabulary;
+    RING_TRY(gather_head_rows(gpu, step, &rows[first], count));
+    RING_TRY(gpu.multiply(gpu.weights.head, gpu.head_rows.rows(), count, {gpu.head_logits.data()}));
+    RING_GPU(cudaMemcpyAsync(result, gpu.head_logits.data(), values * sizeof(float),
+                             cudaMemcpyDeviceToHost, gpu.compute));
+    RING_TRY(gpu.wait());
+    if (!std::all_of(logits, logits + values, [](float value) { return std::isfinite(value); }))
+      return cpu::not_a_number(s, s.layers);
+    for (int r = 0; r < count; ++r) {
+      const cpu::LogitRow& row = rows[first + r];
+      cpu::finish_row(s, step.parts[row.part], step.ids.data(), row,
+                      logits + static_cast<size_t>(r) * s.vocabulary, sampling, out,
+                      static_cast<int>(first) + r);
+    }
+  }
+  return {};
+}
+
+}  // namespace ring::cuda

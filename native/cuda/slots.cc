@@ -1,0 +1,99 @@
+// See slots.h.
+#include "slots.h"
+
+#include <algorithm>
+
+namespace ring::cuda {
+
+Slots::~Slots() {
+  // Copies that are under way write into memory that is about to go.
+  if (copy_ != nullptr) cudaStreamSynchronize(copy_);
+  for (const cudaEvent_t event : copied_) cudaEventDestroy(event);
+  if (computed_ != nullptr) cudaEventDestroy(computed_);
+  if (copy_ != nullptr) cudaStreamDestroy(copy_);
+}
+
+Status Slots::open(const Model& model, int32_t count) {
+  if (model_ != nullptr) return failure(Code::already_open, "the slots are open already");
+  if (count < 1) return failure(Code::bad_argument, "%d slots hold no expert", count);
+  size_t gate = 0, up = 0, down = 0;
+  for (const Mlp& expert : model.experts) {
+    gate = std::max(gate, room_of(expert.gate));
+    up = std::max(up, room_of(expert.up));
+    down = std::max(down, room_of(expert.down));
+  }
+  up_at_ = gate;
+  down_at_ = gate + up;
+  slot_bytes_ = gate + up + down;
+  RING_TRY(memory_.open(slot_bytes_ * static_cast<size_t>(count), "the slots of experts"));
+  RING_GPU(cudaStreamCreateWithFlags(&copy_, cudaStreamNonBlocking));
+  RING_GPU(cudaEventCreateWithFlags(&computed_, cudaEventDisableTiming));
+  for (int32_t slot = 0; slot < count; ++slot) {
+    cudaEvent_t event = nullptr;
+    RING_GPU(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    copied_.push_back(event);
+  }
+  held_.resize(static_cast<size_t>(count));
+  model_ = &model;
+  return {};
+}
+
+Status Slots::fill(int32_t slot, int32_t expert, const Mlp& host, cudaStream_t compute,
+                   uint64_t* ticket) {
+  if (slot < 0 || static_cast<size_t>(slot) >= held_.size() || expert < 0 ||
+      static_cast<size_t>(expert) >= model_->experts.size()) {
+    return failure(Code::bad_order, "slot %d or expert %d is not there", slot, expert);
+  }
+  Held& held = held_[static_cast<size_t>(slot)];
+  uint64_t done = 0;
+  RING_TRY(filled(&done));
+  // So many copies are under way at most as there are slots, and as there are events.
+  if (held.ticket > done) return failure(Code::bad_order, "slot %d is being filled", slot);
+  if (held.read_in == era_) {
+    RING_GPU(cudaEventRecord(computed_, compute));
+    RING_GPU(cudaStreamWaitEvent(copy_, computed_, 0));
+  }
+  const Mlp& like = model_->experts[static_cast<size_t>(expert)];
+  uint8_t* to = memory_.data() + slot_bytes_ * static_cast<size_t>(slot);
+  const auto copy = [&](size_t at, const Matrix& from, const Matrix& shape) {
+    return cudaMemcpyAsync(to + at, from.data, bytes_of(shape), cudaMemcpyHostToDevice, copy_);
+  };
+  held = {expert, last_ticket_ + 1, 0};
+  RING_GPU(copy(0, host.gate, like.gate));
+  RING_GPU(copy(up_at_, host.up, like.up));
+  RING_GPU(copy(down_at_, host.down, like.down));
+  RING_GPU(cudaEventRecord(copied_[held.ticket % copied_.size()], copy_));
+  *ticket = ++last_ticket_;
+  return {};
+}
+
+Status Slots::filled(uint64_t* ticket) {
+  while (last_filled_ < last_ticket_) {
+    const cudaError_t state = cudaEventQuery(copied_[(last_filled_ + 1) % copied_.size()]);
+    if (state == cudaErrorNotReady) {
+      cudaGetLastError();  // else the next launch would report it
+      break;
+    }
+    RING_GPU(state);
+    ++last_filled_;
+  }
+  *ticket = last_filled_;
+  return {};
+}
+
+Status Slots::find(int32_t slot, int32_t expert, const Weights& weights, Mlp* out) {
+  const bool is_there = slot >= 0 && static_cast<size_t>(slot) < held_.size() &&
+                        held_[static_cast<size_t>(slot)].expert == expert &&
+                        held_[static_cast<size_t>(slot)].ticket <= last_filled_;
+  if (!is_there) {
+    return failure(Code::bad_argument, "expert %d of the model does not lie in slot %d of the GPU",
+                   expert, slot);
+  }
+  const Mlp& like = model_->experts[static_cast<size_t>(expert)];
+  const uint8_t* at = memory_.data() + slot_bytes_ * static_cast<size_t>(slot);
+  *out = {weights.placed(like.gate, at), weights.placed(like.up, at + up_at_),
+          weights.placed(like.down, at + down_at_)};
+  return {};
+}
+
+}  // namespace ring::cuda

@@ -30,7 +30,8 @@ function write(figure: Figure): void {
 
 export function spread(values: readonly number[], digits = 2): { median: number; text: string } {
   const sorted = [...values].sort((a, b) => a - b)
-  const median = sorted[Math.floor(sorted.length / 2)] ?? Number.NaN
+  const [below, above] = [sorted.length - 1, sorted.length].map((at) => sorted[at >> 1])
+  const median = ((below ?? Number.NaN) + (above ?? Number.NaN)) / 2
   const of = (value: number | undefined) => value?.toFixed(digits)
   return {
     median,

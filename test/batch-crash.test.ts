@@ -2,7 +2,7 @@
 // bytes of a job that was never disturbed. The tests run beside each other, two processes at a time;
 // npm run proof -- batch-crash shows the same for a longer job and more kills.
 import { spawn } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { mixedLines, prepared } from './batching.js'
 import { ended, program, started, withFolder } from './command.js'
@@ -130,7 +130,12 @@ describe.concurrent('a job that is parked', () => {
         expect(stderr).toMatch(/parked: \d+ of 60 lines are done, the same command goes on\n$/)
         expect(status).toBe(130)
         expect(readFileSync(job.journal, 'utf8')).toContain('"tokens"')
-        expect((await finished(words)).status).toBe(0)
+        // What was in work is not computed again, and nothing of it stays in the end.
+        expect(readdirSync(`${job.output}.kv`)).not.toEqual([])
+        const end = await finished(words)
+        expect(end.status).toBe(0)
+        expect(end.stderr).toMatch(/[1-9]\d* tokens came back from the drive/)
+        expect(existsSync(`${job.output}.kv`)).toBe(false)
         expect(readFileSync(job.output).equals(undisturbed)).toBe(true)
       })
     },

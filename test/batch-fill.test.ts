@@ -1,13 +1,21 @@
 // How full the steps of a job are: places that are free are taken at once, answers that need little keep
 // little, and where room runs out somebody waits, with the same bits. Counted in steps, not by the clock.
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
+import { Engine, type EngineWishes } from '../dist/src/engine/engine.js'
 import { Control } from '../native/index.js'
+import { Durable } from '../src/batch/durable.js'
+import { Journal } from '../src/batch/journal.js'
+import { clearOwnKv, kvPlaceOf } from '../src/batch/kvplace.js'
+import { nextOf } from '../src/batch/order.js'
+import { Results } from '../src/batch/results.js'
 import { Total } from '../src/engine/activity.js'
 import { kvBlockTokens } from '../src/engine/kv.js'
 import { type Emission, Loop } from '../src/engine/loop.js'
 import type { OpenWishes } from '../src/engine/open.js'
 import type { Request } from '../src/engine/sequence.js'
-import { FillFigure } from '../src/engine/stats.js'
+import { FillFigure, KvFigure } from '../src/engine/stats.js'
 import { prepared, textLine } from './batching.js'
 import { command, withFolder } from './command.js'
 import { Dice } from './dice.js'
@@ -45,7 +53,7 @@ describe('a job', () => {
       expect(fullSteps).toBeGreaterThan(0.75 * steps)
       expect(fullMean / places).toBeGreaterThanOrEqual(0.95)
       expect(fullMean / places).toBeLessThanOrEqual(1)
-      expect(mean / places).toBeGreaterThanOrEqual(0.8)
+      expect(mean / places).toBeGreaterThanOrEqual(0.95)
     })
   })
 
@@ -58,6 +66,67 @@ describe('a job', () => {
       expect(status, stderr).toBe(0)
       // All but the last token, whose logits each of the others wants for itself.
       expect(stderr).toContain(`${3 * 4 * kvBlockTokens} of them known`)
+    })
+  })
+})
+
+describe('what answers had that gave way', () => {
+  it('lies beside the output, or where a person says, or nowhere, and takes nothing else along when it goes', async () => {
+    await withFolder(async (folder) => {
+      const output = join(folder, 'out.jsonl')
+      const own = kvPlaceOf(output, undefined, undefined)
+      expect(own).toMatchObject({ kvDir: `${output}.kv`, kvDiskOf: 'parked' })
+      expect(own.kvDiskBytes).toBeGreaterThan(0)
+      expect(kvPlaceOf(output, folder, 5)).toEqual({ kvDir: folder, kvDiskBytes: 5 })
+      for (const named of [undefined, folder])
+        expect(kvPlaceOf(output, named, 0)).toEqual({ kvDir: undefined })
+      mkdirSync(`${output}.kv`)
+      for (const file of ['a.kv', 'b.partial', 'letter.txt'])
+        writeFileSync(join(`${output}.kv`, file), '')
+      clearOwnKv(output)
+      expect(readdirSync(`${output}.kv`)).toEqual(['letter.txt'])
+    })
+  })
+})
+
+describe('the order of lines', () => {
+  const waiting = [30, 80, 10, 80].map((mayDraw, at) => ({ number: 5 + at, mayDraw }))
+
+  it('is the longest first, and of equal ones that of the input', () => {
+    const begun: number[] = []
+    const left = [...waiting]
+    while (left.length > 0)
+      begun.push(...left.splice(nextOf(left, 5, false) ?? -1, 1).map(({ number }) => number))
+    expect(begun).toEqual([6, 8, 5, 7])
+  })
+
+  it('lets only the oldest begin while too many results wait for it', () => {
+    expect(nextOf(waiting, 5, true)).toBe(0)
+    expect(nextOf(waiting, 4, true)).toBeNull()
+  })
+
+  it('knows how much waits for the oldest', async () => {
+    await withFolder(async (folder) => {
+      const head = {
+        ...{ version: 1 as const, program: '', input: '', model: '', instructionSet: '' },
+        ...{ contextTokens: 1, settings: {} },
+      }
+      const journal = Journal.open(join(folder, 'journal'), head, null)
+      const output = Durable.open(join(folder, 'output'), 0)
+      const results = new Results(output, journal, 'input', 0, 10)
+      const add = (line: number, text: string) => {
+        const counts = { promptTokens: 1, completionTokens: 1, answers: 1, right: null }
+        results.add({ line, text, isAnswered: true, ...counts })
+        results.keep()
+        return [results.oldest, results.areTooMany]
+      }
+      for (const line of [1, 2, 3]) results.expect(line)
+      expect(add(2, '0123456789')).toEqual([1, false])
+      expect(add(3, '0')).toEqual([1, true])
+      expect(add(1, 'first')).toEqual([-1, false])
+      output.close()
+      journal.close()
+      expect(readFileSync(join(folder, 'output'), 'utf8')).toBe('first\n0123456789\n0\n')
     })
   })
 })
@@ -130,5 +199,83 @@ describe('keys and values by need', () => {
     const drawn = 120 * long.length
     const prompts = long.reduce((sum, { prompt }) => sum + prompt.length, 0)
     expect(parking.tokensRead).toBeLessThan(prompts + 0.5 * drawn)
+  })
+
+  /** What these requests give through an engine; all of them are put off once one has `most` tokens. */
+  async function engaged(
+    asked: readonly Request[],
+    wishes: EngineWishes,
+    most = Number.POSITIVE_INFINITY,
+  ) {
+    const shared = { contextTokens: 224, kvByNeed: true, drawShare: 0, waiting: asked.length }
+    const engine = await Engine.open(ringTiny, { ...shared, ...wishes })
+    const generations = asked.map((request) => engine.generate(request))
+    const given = generations.map(async (generation) => {
+      const emissions: Emission[] = []
+      for await (const emission of generation) {
+        emissions.push(emission)
+        if (emissions.length === most) for (const one of generations) one.cancel(true)
+      }
+      return emissions
+    })
+    const emissions = await Promise.all(given)
+    const { fill, kv } = engine.facts.counters
+    await engine.close()
+    const figure = (of: number) => fill[of] ?? 0
+    return {
+      emissions,
+      parked: figure(FillFigure.parked),
+      restored: figure(FillFigure.restored),
+      again: figure(FillFigure.again),
+      written: kv[KvFigure.bytesWritten] ?? 0,
+    }
+  }
+
+  const longer = requests
+    .slice(0, 16)
+    .map((request) => ({ ...request, maxTokens: 120, stopIds: [] }))
+  const tight = { sequences: 10, kvTokens: 256 }
+  const quick = { kvDiskOf: 'parked', kvDiskRate: 1e15 } as const
+
+  it('of those that are parked are kept on a drive where that is quicker, and come back, the same bits', async () => {
+    await withFolder(async (folder) => {
+      const kvDir = join(folder, 'kv')
+      const without = await engaged(longer, tight)
+      const kept = await engaged(longer, { ...tight, ...quick, kvDir })
+      expect(kept.emissions).toEqual(without.emissions)
+      expect(kept.parked).toBeGreaterThan(5)
+      expect(without.restored).toBe(0)
+      expect(kept.restored).toBeGreaterThan(0)
+      // Whole blocks come back: less than one is computed again each time.
+      expect(kept.again).toBeLessThan(kvBlockTokens * kept.parked)
+      // A byte a second is slower than any step.
+      const slow = { ...tight, ...quick, kvDiskRate: 1, kvDir: join(folder, 'slow') }
+      expect(await engaged(longer, slow)).toMatchObject({ restored: 0, written: 0 })
+      expect(existsSync(slow.kvDir)).toBe(false)
+    })
+  })
+
+  it('of those that go on in another run come back there, but for what is damaged', async () => {
+    await withFolder(async (folder) => {
+      const kvDir = join(folder, 'kv')
+      const asked = longer.slice(0, 4)
+      const whole = await engaged(asked, { sequences: 4 })
+      const part = await engaged(asked, { sequences: 4, ...quick, kvDir }, 100)
+      const files = readdirSync(kvDir)
+      const damaged = join(kvDir, files.toSorted().at(-1) ?? '')
+      const bytes = readFileSync(damaged)
+      bytes[bytes.length - 1] = (bytes[bytes.length - 1] ?? 0) ^ 1
+      writeFileSync(damaged, bytes)
+      const rest = asked.map((request, at) => {
+        const drawn = part.emissions[at]?.map(({ token }) => token) ?? []
+        return { ...request, drawnBefore: Int32Array.from(drawn) }
+      })
+      const resumed = await engaged(rest, { sequences: 4, ...quick, kvDir })
+      for (const [at, emissions] of resumed.emissions.entries())
+        expect([...(part.emissions[at] ?? []), ...emissions]).toEqual(whole.emissions[at])
+      // Three blocks of each at least, but for those behind the damage; the rest is read again.
+      expect(resumed.restored).toBeGreaterThanOrEqual(3 * 3 * kvBlockTokens)
+      expect(resumed.again).toBeGreaterThan(0)
+    })
   })
 })

@@ -14,6 +14,7 @@ import type { Grade, Verdict } from './grade.js'
 import type { Graders } from './graders.js'
 import { answerKey, type Journal } from './journal.js'
 import { type BadLine, type BatchLine, isBad, parseLine } from './line.js'
+import { lastLinesEach, nextOf, type WaitingLine } from './order.js'
 import type { Question, Questions } from './question.js'
 import { tokensOf } from './records.js'
 import { answeredResult, badResult, type Result, refusedResult } from './result.js'
@@ -40,8 +41,13 @@ export interface JobParts {
   readonly drawn: ReadonlyMap<string, readonly Emission[]>
   /** What programs have said of answers. */
   readonly verdicts: ReadonlyMap<string, Verdict>
-  /** Answers that are not in the output. */
+  /** Lines, and answers, that are not in the output. */
+  readonly lines: number
   readonly answers: number
+  /** Most tokens that an answer to a line may have. */
+  readonly mayDraw: (line: number) => number
+  /** Answers that share a step, at most. */
+  readonly places: number
   /** Answers asked of the engine at once: those that share a step, and those that wait for a place. */
   readonly inWork: number
   readonly interval: Interval
@@ -53,6 +59,11 @@ export interface JobListener {
   onToken(): void
   onEnding(ending: Ending): void
   onResult(result: Result): void
+}
+
+/** A line that has not begun. */
+interface Waiting extends WaitingLine {
+  readonly line: BatchLine | BadLine
 }
 
 /** A line that can be answered, and what is asked. */
@@ -93,7 +104,7 @@ export class Job {
   /** Nothing more is begun, and what is in work ends within a layer's time; nothing is lost. */
   park(): void {
     this.#parking.abort()
-    for (const generation of this.#generations) generation.cancel()
+    for (const generation of this.#generations) generation.cancel(true)
     this.#onRoom()
   }
 
@@ -103,8 +114,7 @@ export class Job {
 
   /** Returns whether all lines are in the output. Throws what the job could not go on with. */
   async run(): Promise<boolean> {
-    const { input, isDone, inWork } = this.parts
-    const seen = new Set<string>()
+    const { inWork } = this.parts
     // The first begin together: the engine would begin with one of them, and each step is dear.
     let first: Asked[] | null = []
     let answers = 0
@@ -113,12 +123,7 @@ export class Job {
       first = null
     }
     try {
-      for await (const { number, text } of input.lines()) {
-        const line = parseLine(number, text, seen)
-        if (isDone(number)) continue
-        while (this.#inWork >= inWork && !this.#isParked) await this.#room()
-        if (this.#isParked) break
-        this.parts.results.expect(number)
+      for await (const line of this.#lines()) {
         const question = await this.#ask(line)
         if (question === null || isBad(line)) continue
         if (first === null) {
@@ -137,6 +142,43 @@ export class Job {
     if (this.#fault === null) this.#keep()
     if (this.#fault !== null) throw this.#fault
     return !this.#isParked
+  }
+
+  /** Every line that is to begin, when it is to. */
+  async *#lines(): AsyncGenerator<BatchLine | BadLine> {
+    const { input, isDone, results, lines, mayDraw, places } = this.parts
+    const seen = new Set<string>()
+    const waiting: Waiting[] = []
+    let left = lines
+    for await (const { number, text } of input.lines()) {
+      const line = parseLine(number, text, seen)
+      if (isDone(number)) continue
+      results.expect(number)
+      waiting.push({ number, line, mayDraw: mayDraw(number) })
+      left -= 1
+      if (left < lastLinesEach * places) continue
+      const next = await this.#next(waiting)
+      if (next === null) return
+      yield next
+    }
+    while (waiting.length > 0) {
+      const next = await this.#next(waiting)
+      if (next === null) return
+      yield next
+    }
+  }
+
+  /** The line that begins next, once there is room; null: the job is parked. */
+  async #next(waiting: Waiting[]): Promise<BatchLine | BadLine | null> {
+    const { results, inWork } = this.parts
+    while (!this.#isParked) {
+      const hasRoom = this.#inWork < inWork
+      const at = hasRoom ? nextOf(waiting, results.oldest, results.areTooMany) : null
+      const [next] = at === null ? [] : waiting.splice(at, 1)
+      if (next !== undefined) return next.line
+      await this.#room()
+    }
+    return null
   }
 
   #idOf(line: number): string {

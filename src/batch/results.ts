@@ -7,20 +7,35 @@ import type { Result } from './result.js'
 
 export type Order = 'input' | 'done'
 
+/** Characters of results that wait in memory for the one before them. */
+const HELD_MAX = 2 ** 28
+
 export class Results {
-  /** Lines that were begun, in the order of the input; those written are gone. */
-  readonly #begun: number[] = []
+  /** Lines of which a result will come, in the order of the input; those written are gone. */
+  readonly #expected: number[] = []
   readonly #ready = new Map<number, Result>()
   readonly #unkept: Result[] = []
   #crc: number
+  #held = 0
 
   constructor(
     private readonly output: Durable,
     private readonly journal: Journal,
     private readonly order: Order,
     crc: number,
+    private readonly heldMost = HELD_MAX,
   ) {
     this.#crc = crc
+  }
+
+  /** The line whose result is written next; -1: any. */
+  get oldest(): number {
+    return this.#expected[0] ?? -1
+  }
+
+  /** Whether so many wait for the oldest that no more should. */
+  get areTooMany(): boolean {
+    return this.#held > this.heldMost
   }
 
   /** Of all bytes of the output. */
@@ -30,17 +45,22 @@ export class Results {
 
   /** A result of this line will come; called in the order of the input. */
   expect(line: number): void {
-    this.#begun.push(line)
+    if (this.order === 'input') this.#expected.push(line)
   }
 
   add(result: Result): void {
-    if (this.order === 'done') this.#unkept.push(result)
-    else this.#ready.set(result.line, result)
+    if (this.order === 'done') {
+      this.#unkept.push(result)
+      return
+    }
+    this.#ready.set(result.line, result)
+    this.#held += result.text.length
     for (;;) {
-      const next = this.#ready.get(this.#begun[0] ?? -1)
+      const next = this.#ready.get(this.oldest)
       if (next === undefined) return
-      this.#begun.shift()
+      this.#expected.shift()
       this.#ready.delete(next.line)
+      this.#held -= next.text.length
       this.#unkept.push(next)
     }
   }

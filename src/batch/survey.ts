@@ -10,12 +10,21 @@ export interface Survey {
   readonly bad: number
   /** Tokens that each answer may have with its prompt, the most first. */
   readonly needs: readonly number[]
+  /** Most tokens that an answer to a line may have, by its number; lines that cannot be answered have none. */
+  readonly mayDraw: ReadonlyMap<number, number>
   /** Programs that lines name as graders, each with the number of its first line. */
   readonly programs: ReadonlyMap<string, number>
 }
 
 /** Prompts that are read at once; threads read them, and each shall have its next one at hand. */
 const ASKED_MAX = 16
+
+/** What a line that can be answered may need. */
+interface Needed {
+  /** Tokens of every answer with its prompt. */
+  readonly positions: readonly number[]
+  readonly mayDraw: number
+}
 
 /** `onBad` is told of every bad line; `isWanted` ends the look early. */
 export async function survey(
@@ -26,17 +35,22 @@ export async function survey(
 ): Promise<Survey> {
   const seen = new Set<string>()
   const needs: number[] = []
+  const mayDraw = new Map<number, number>()
   const programs = new Map<string, number>()
   let [lines, bad] = [0, 0]
-  const asked: { readonly number: number; readonly found: Promise<number[] | string> }[] = []
+  const asked: { readonly number: number; readonly found: Promise<Needed | string> }[] = []
   const takeFirst = async () => {
     const first = asked.shift()
     const found = await first?.found
     if (first === undefined || found === undefined) return
     lines += 1
-    if (typeof found !== 'string') return void needs.push(...found)
-    bad += 1
-    onBad(first.number, found)
+    if (typeof found === 'string') {
+      bad += 1
+      onBad(first.number, found)
+    } else {
+      needs.push(...found.positions)
+      mayDraw.set(first.number, found.mayDraw)
+    }
   }
   for await (const { number, text } of input.lines()) {
     if (!isWanted()) break
@@ -47,7 +61,7 @@ export async function survey(
     if (asked.length >= ASKED_MAX) await takeFirst()
   }
   while (asked.length > 0) await takeFirst()
-  return { lines, bad, needs: needs.sort((one, other) => other - one), programs }
+  return { lines, bad, needs: needs.sort((one, other) => other - one), mayDraw, programs }
 }
 
 function programOf(line: BatchLine | BadLine): string | null {
@@ -55,15 +69,15 @@ function programOf(line: BatchLine | BadLine): string | null {
   return line.grade.command[0]
 }
 
-/** Tokens that each answer may have with its prompt, or why there can be none. */
-async function needsOf(
-  line: BatchLine | BadLine,
-  questions: Questions,
-): Promise<number[] | string> {
+/** Or why there can be no answer. */
+async function needsOf(line: BatchLine | BadLine, questions: Questions): Promise<Needed | string> {
   if (isBad(line)) return line.message
   try {
     const { choices } = await questions.ask(line)
-    return choices.map(({ request }) => request.prompt.length + request.maxTokens)
+    return {
+      positions: choices.map(({ request }) => request.prompt.length + request.maxTokens),
+      mayDraw: Math.max(...choices.map(({ request }) => request.maxTokens)),
+    }
   } catch (error) {
     if (error instanceof Refusal) return error.message
     throw error

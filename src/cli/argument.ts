@@ -148,6 +148,11 @@ export function size(text: string): number {
   throw new InvalidArgumentError('Expected a size such as 2GiB or 800MB.')
 }
 
+/** Bytes, or 0. */
+export function sizeOrNone(text: string): number {
+  return text === '0' ? 0 : size(text)
+}
+
 /** Bytes of one read from a drive. */
 export function chunk(text: string): number {
   const bytes = size(text)

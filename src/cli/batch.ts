@@ -15,6 +15,7 @@ import {
   type Standing,
   soundPart,
 } from '../batch/journal.js'
+import { clearOwnKv, kvPlaceOf } from '../batch/kvplace.js'
 import { lockOutput } from '../batch/lock.js'
 import { Prospect } from '../batch/prospect.js'
 import { type QuestionMeans, Questions } from '../batch/question.js'
@@ -60,7 +61,8 @@ export async function batch(model: string | undefined, flags: BatchFlags): Promi
   const source = findModel(model)
   const tokenizer = await openText(source.folder)
   const view = isWatched ? new JobSource(source.name, ceilingOf(flags), tokenizer) : null
-  const log = logFor(flags, (line) => {
+  // A job has a folder for keys and values where nobody names one.
+  const log = logFor({ ...flags, kvDir: flags.kvDir ?? flags.output }, (line) => {
     view?.log.push(line)
     if (view?.isOpen !== true) tell(line)
   })
@@ -178,6 +180,7 @@ class BatchCommand {
         `${output} is gone or has changed since the job ended; remove ${this.#journal} to run it anew`,
       )
     }
+    clearOwnKv(output)
     this.log.line('the job has ended before; there is nothing to do')
     return Status.done
   }
@@ -223,8 +226,11 @@ class BatchCommand {
     const tuned = await withTuned(source, flags, this.log, true)
     const { size, reason } = this.#sizeOf(seen, tuned)
     const { threads: grammars } = this.means.grammars
-    const ways = { ...openedFor(size), grammars }
-    const engine = await Engine.open(source.folder, { ...wishesOf(tuned, tokenizer.size), ...ways })
+    const kv = kvPlaceOf(flags.output, flags.kvDir, flags.kvDisk)
+    const ways = { ...openedFor(size), ...kv, grammars }
+    const wishes = { ...wishesOf(tuned, tokenizer.size), ...ways }
+    const engine = await Engine.open(source.folder, wishes, (line) => this.log.line(line))
+    let isDone = false
     try {
       const { facts } = engine
       this.log.opened(source.name, facts, size.contextTokens)
@@ -248,7 +254,10 @@ class BatchCommand {
         isDone: (line) => done.has(line),
         drawn: standing?.drawn ?? new Map(),
         verdicts: standing?.verdicts ?? new Map(),
+        lines: seen.lines - lines.length,
         answers: seen.needs.length - answersOf(lines),
+        mayDraw: (line) => seen.mayDraw.get(line) ?? 0,
+        places: size.sequences,
         inWork: size.sequences + ways.waiting,
         interval: flags.journalEvery,
         listener: tally,
@@ -257,9 +266,11 @@ class BatchCommand {
       if (isParked) return this.#parked(interrupts, tally.lines, seen.lines)
       endJournal(this.#journal, head, output.length, results.crc)
       output.close()
+      isDone = true
       return Status.done
     } finally {
       await engine.close()
+      if (isDone) clearOwnKv(flags.output)
     }
   }
 

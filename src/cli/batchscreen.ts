@@ -94,7 +94,11 @@ export class BatchScreen {
           `${meanOf(of(FillFigure.fullShares), full)} of what had room`,
       )
     const parked = of(FillFigure.parked)
+    const restored = of(FillFigure.restored)
+    const again = of(FillFigure.again)
     if (parked > 0) texts.push(`${parked} times an answer gave its room to others`)
+    if (restored + again > 0)
+      texts.push(`${restored} tokens came back from the drive, ${again} were computed again`)
     return texts.join('; ')
   }
 

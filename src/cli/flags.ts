@@ -23,6 +23,7 @@ import {
   ropeScaling,
   seed,
   size,
+  sizeOrNone,
   whole,
 } from './argument.js'
 import { Failure } from './failure.js'
@@ -132,7 +133,7 @@ export function addSharedFlags(command: Command): Command {
       'keep keys and values there, for later prompts',
       filled('a folder'),
     ),
-    option('--kv-disk <size>', 'most bytes there (default: 16GiB)', size),
+    option('--kv-disk <size>', 'most bytes there, or 0: none (default: 16GiB)', sizeOrNone),
     option('--kv-disk-rate <size>', 'most bytes written a second (default: 64MB)', size),
     option('--rope-scaling <yarn,factor>', 'extend the context by YaRN', ropeScaling),
     option('--expert-ram <size>', 'memory for experts: 96GiB, or 25% of all', budget),

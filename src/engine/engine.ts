@@ -10,7 +10,13 @@ import type { GrammarThreads, Seated } from './grammarthreads.js'
 import { Learner } from './learner.js'
 import type { Emission, Ending } from './loop.js'
 import type { OpenWishes } from './open.js'
-import type { EngineFacts, FromWorker, ToWorker, WorkerData } from './protocol.js'
+import {
+  CancelFlag,
+  type EngineFacts,
+  type FromWorker,
+  type ToWorker,
+  type WorkerData,
+} from './protocol.js'
 import type { Request } from './sequence.js'
 import { FillFigure } from './stats.js'
 
@@ -34,7 +40,7 @@ export class Generation implements AsyncIterable<Emission> {
   #reject: (error: Error) => void = () => {}
   #over = false
 
-  constructor(private readonly cancelSlot: () => void) {
+  constructor(private readonly cancelSlot: (flag: number) => void) {
     this.ending = new Promise((resolve, reject) => {
       this.#settle = resolve
       this.#reject = reject
@@ -43,9 +49,12 @@ export class Generation implements AsyncIterable<Emission> {
     this.ending.catch(() => {})
   }
 
-  /** Asks for an early end; `ending` then says cancelled, within a layer's time. */
-  cancel(): void {
-    if (!this.#over) this.cancelSlot()
+  /**
+   * Asks for an early end; `ending` then says cancelled, within a layer's time. `goesOn`: it will be asked
+   * for again with what it has drawn, so its keys and values are kept where there is a place for them.
+   */
+  cancel(goesOn = false): void {
+    if (!this.#over) this.cancelSlot(goesOn ? CancelFlag.forNow : CancelFlag.forGood)
   }
 
   /** @internal called by the engine */
@@ -181,7 +190,7 @@ export class Engine {
   generate(request: Request): Generation {
     if (this.#fault !== null) throw this.#fault
     this.#check(request)
-    const generation: Generation = new Generation(() => this.#cancel(generation))
+    const generation: Generation = new Generation((flag) => this.#cancel(generation, flag))
     this.#queue.push({ request, generation })
     this.#startQueued()
     return generation
@@ -196,7 +205,7 @@ export class Engine {
   /** Asks for an early end of the request that has this place and number in the counters, if it is in work. */
   cancelNumber(slot: number, number: number): boolean {
     if (!this.#generations.has(slot) || this.#numberAt(slot) !== number) return false
-    Atomics.store(this.#control, Control.cancel + slot, 1)
+    Atomics.store(this.#control, Control.cancel + slot, CancelFlag.forGood)
     return true
   }
 
@@ -215,7 +224,7 @@ export class Engine {
 
   readonly #cancelAll = (): void => {
     for (let word = Control.cancel; word < this.#control.length; word += 1) {
-      Atomics.store(this.#control, word, 1)
+      Atomics.store(this.#control, word, CancelFlag.forGood)
     }
   }
 
@@ -243,7 +252,7 @@ export class Engine {
       const slot = this.#freeSlots.pop()
       const next = this.#queue.shift()
       if (slot === undefined || next === undefined) break
-      Atomics.store(this.#control, Control.cancel + slot, 0)
+      Atomics.store(this.#control, Control.cancel + slot, CancelFlag.no)
       this.#generations.set(slot, next.generation)
       this.#tell({
         kind: 'request',
@@ -272,9 +281,9 @@ export class Engine {
     this.#seats.delete(slot)
   }
 
-  #cancel(generation: Generation): void {
+  #cancel(generation: Generation, flag: number): void {
     for (const [slot, candidate] of this.#generations) {
-      if (candidate === generation) Atomics.store(this.#control, Control.cancel + slot, 1)
+      if (candidate === generation) Atomics.store(this.#control, Control.cancel + slot, flag)
     }
     const queued = this.#queue.findIndex((entry) => entry.generation === generation)
     const entry = this.#queue[queued]

@@ -35,6 +35,8 @@ interface Entry extends KvFileName {
 export interface KvFolderWishes {
   readonly folder: string
   readonly bytesMost: number
+  /** Whether the folder is made when something is to be written; else it is there. */
+  readonly makesFolder?: boolean
   /** Files of other processes are looked for after so long at the earliest. */
   readonly lookMs: number
   readonly log: (line: string) => void
@@ -57,8 +59,10 @@ export class KvFolder {
   #lookedMs = 0
   #lookedAt = ''
   #isWriting = true
+  #isMade: boolean
 
   constructor(private readonly wishes: KvFolderWishes) {
+    this.#isMade = wishes.makesFolder !== true
     this.#look()
   }
 
@@ -120,6 +124,7 @@ export class KvFolder {
     const partial = join(this.wishes.folder, `${own}.${process.pid}.partial`)
     try {
       this.#makeRoom(bytes.length)
+      this.#make()
       fs.writeFileSync(partial, bytes, { mode: 0o600 })
       fs.renameSync(partial, this.#pathOf(name))
     } catch (error) {
@@ -132,6 +137,12 @@ export class KvFolder {
     this.#removeWithin(parent, tokens)
     this.#add({ ...name, bytes: bytes.length, usedMs: Date.now(), tokens: tokens.slice() })
     return true
+  }
+
+  /** What is in it are texts, so it is nobody else's to read. */
+  #make(): void {
+    if (!this.#isMade) fs.mkdirSync(this.wishes.folder, { recursive: true, mode: 0o700 })
+    this.#isMade = true
   }
 
   /** Ends of texts that these tokens go on from: they are told by them now. */

@@ -1,7 +1,8 @@
-// KV on a drive, as the engine's thread sees it: blocks that were computed are copied out between steps
-// and handed to a thread that writes them, as many as that takes; what a prompt lacks in memory is asked
-// of it, and put into the sequence's blocks as it arrives, while others go on. It never waits for the
-// drive, and what does not come in time is computed.
+// KV on a drive, as the engine's thread sees it: blocks that were computed, or only those of sequences that
+// give way, are copied out between steps and handed to a thread that writes them, as many as that takes;
+// what a prompt lacks in memory is asked of it, and put into the sequence's blocks as it arrives, while
+// others go on. It never waits for the drive unless it is told how long, and what does not come in time is
+// computed.
 import fs from 'node:fs'
 import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from 'node:worker_threads'
 import { type Device, isDeviceError } from '../../native/index.js'
@@ -21,15 +22,20 @@ export interface KvDiskWishes {
   readonly kvDiskBytes?: number | undefined
   /** Most bytes written in a second. */
   readonly kvDiskRate?: number | undefined
+  /**
+   * Whose blocks are written: everybody's, or only those of sequences that give way before they are done.
+   * The folder is then made when there is something to write. Absent: everybody's.
+   */
+  readonly kvDiskOf?: 'all' | 'parked' | undefined
 }
 
-const defaultKvDiskBytes = 16 * 2 ** 30
+export const defaultKvDiskBytes = 16 * 2 ** 30
 /** A small part of what an NVMe drive writes, and more than a prompt of the largest model makes. */
 const defaultKvDiskRate = 64e6
 
 /** Throws ModelError where the folder cannot be used; it is made where it is missing. */
-export function checkKvDir({ kvDir }: KvDiskWishes): void {
-  if (kvDir === undefined) return
+export function checkKvDir({ kvDir, kvDiskOf }: KvDiskWishes): void {
+  if (kvDir === undefined || kvDiskOf === 'parked') return
   try {
     // What lies there tells what was asked.
     fs.mkdirSync(kvDir, { recursive: true, mode: 0o700 })
@@ -55,6 +61,8 @@ export interface KvStoreParts {
 /** A sequence whose beginning is being read. */
 interface Fetch {
   readonly sequence: Sequence
+  /** Tokens that were computed when it began. */
+  readonly known: number
   /** Null: not known yet. */
   runs: readonly KvRun[] | null
   asked: number
@@ -63,17 +71,28 @@ interface Fetch {
   sinceMs: number
 }
 
-/** Copies under way to the drive or from it, and their bytes at most, where one is not more. */
+/** Called when a sequence may begin, with how many of its tokens came from the drive. */
+export type OnReady = (sequence: Sequence, restored: number) => void
+
+/**
+ * Copies under way to the drive or from it, and their bytes at most, where one is not more. Where nobody
+ * waits for a token they may take longer, and each turn shall save much of what others are about to take.
+ */
 const blocksUnderWay = 64
-const bytesUnderWay = 64 * 2 ** 20
+const bytesUnderWay = { all: 64 * 2 ** 20, parked: 256 * 2 ** 20 } as const
 /** A drive that says nothing for so long is not waited for any more. */
 const patienceMs = 10_000
-/** What is left to write when the engine ends may take so long. */
-const closingMs = 5000
+/** What is left to write when the engine ends may take so long; of sequences that go on it saves much more. */
+const closingMs = { all: 5000, parked: 30_000 } as const
 
 export class KvStore {
   readonly #parts: KvStoreParts
-  readonly #worker: Worker
+  /** Milliseconds that writing a token's keys and values is given. */
+  readonly msPerToken: number
+  readonly #of: 'all' | 'parked'
+  /** Null: nothing was asked of it yet. */
+  #worker: Worker | null = null
+  readonly #data: KvThreadData
   readonly #port: MessagePort
   readonly #own = new Int32Array(new SharedArrayBuffer(8))
   readonly #most: number
@@ -81,8 +100,15 @@ export class KvStore {
   readonly #root: string
   readonly #names = new WeakMap<PrefixNode, string>()
   readonly #fetches = new Map<number, Fetch>()
-  /** Computed and not written, parents before children. */
-  #unwritten: PrefixNode[] = []
+  /** To be written, parents before children: of sequences that gave way, and all that was computed. */
+  readonly #parked: PrefixNode[] = []
+  readonly #computed: PrefixNode[] = []
+  /** Those that were handed out, or came from the drive. */
+  readonly #handed = new WeakSet<PrefixNode>()
+  /** Sequences that gave way and were worth keeping. */
+  readonly #kept = new WeakSet<Sequence>()
+  /** Whether an earlier run may have left something. */
+  readonly #wasThere: boolean
   /** Room for a block each, free to be filled. */
   readonly #spare: Uint8Array<ArrayBuffer>[] = []
   #writing = 0
@@ -94,45 +120,60 @@ export class KvStore {
     this.#root = rootName(parts.identity)
     const blockBytes = parts.bytesPerToken * kvBlockTokens
     this.#fileBytes = kvHeadBytes + blockBytes
-    this.#most = Math.min(blocksUnderWay, Math.max(2, Math.floor(bytesUnderWay / blockBytes)))
+    this.#of = wishes.kvDiskOf ?? 'all'
+    const most = Math.floor(bytesUnderWay[this.#of] / blockBytes)
+    this.#most = Math.min(blocksUnderWay, Math.max(2, most))
+    const bytesPerSecond = wishes.kvDiskRate ?? defaultKvDiskRate
+    this.msPerToken = (parts.bytesPerToken / bytesPerSecond) * 1000
+    this.#wasThere = fs.existsSync(folder)
     const { port1, port2 } = new MessageChannel()
     this.#port = port1
-    const data: KvThreadData = {
-      folder,
+    this.#port.unref()
+    this.#data = {
+      ...{ folder, bytesPerSecond, of: this.#of },
       bytesMost: wishes.kvDiskBytes ?? defaultKvDiskBytes,
-      bytesPerSecond: wishes.kvDiskRate ?? defaultKvDiskRate,
       port: port2,
       own: this.#own,
       wake: parts.wake,
       figures: parts.figures,
     }
-    this.#worker = new Worker(new URL('./kvstorethread.js', import.meta.url), {
-      workerData: data,
-      transferList: [port2],
-      execArgv: [],
-    })
-    // It says itself what went wrong.
-    this.#worker.on('error', () => {})
-    this.#worker.unref()
-    this.#port.unref()
+    if (this.#of === 'all') this.#start()
   }
 
   /** A block was computed: it is written when there is room, if it is still there then. */
   offer(node: PrefixNode): void {
-    if (this.#isWriting) this.#unwritten.push(node)
+    if (this.#isWriting && this.#of === 'all') this.#computed.push(node)
   }
 
-  /** Asks for what the sequence's prompt lacks; false where it lacks nothing. */
+  /**
+   * The sequence gives way and goes on later: what is not written of its whole blocks goes before all else,
+   * the first of them at once, since others will take its room.
+   */
+  keep(sequence: Sequence): void {
+    const { path } = sequence
+    if (!this.#isWriting || path.length === 0) return
+    this.#kept.add(sequence)
+    this.#parked.push(...path.filter((node) => !this.#handed.has(node)))
+    this.#write()
+  }
+
+  /** Asks for what the sequence lacks of its known tokens; false where nothing of it can be there. */
   fetch(sequence: Sequence): boolean {
     const { path, tokens, reusable, computed } = sequence
-    if (reusable <= computed || this.#hasEnded) return false
+    if (reusable <= computed || this.#hasEnded || !this.#mayHave(sequence)) return false
     const id = ++this.#lastId
     const parent = this.#nameOf(path.at(-1) ?? null)
     const wanted = tokens.slice(path.length * kvBlockTokens, reusable)
     this.#tell({ kind: 'find', id, parent, tokens: wanted })
-    const fetch = { sequence, runs: null, asked: 0, taken: 0, sinceMs: performance.now() }
-    this.#fetches.set(id, fetch)
+    const begun = { runs: null, asked: 0, taken: 0, sinceMs: performance.now() }
+    this.#fetches.set(id, { sequence, known: computed, ...begun })
     return true
+  }
+
+  /** Where only those are written that gave way, an answer to a question about others is known. */
+  #mayHave(sequence: Sequence): boolean {
+    const goesOn = (sequence.request.drawnBefore?.length ?? 0) > 0
+    return this.#of === 'all' || this.#kept.has(sequence) || (this.#wasThere && goesOn)
   }
 
   /** The sequence has ended: what still arrives for it is not taken. */
@@ -141,17 +182,24 @@ export class KvStore {
       if (fetch.sequence === sequence) this.#fetches.delete(id)
   }
 
-  /** Between steps: takes what has arrived, hands out what is to be written. `onReady`: it may begin. */
-  turn(tree: PrefixTree, onReady: (sequence: Sequence) => void): void {
-    for (let message = this.#receive(); message !== null; message = this.#receive())
-      this.#take(message, tree, onReady)
+  /** Between steps: takes what has arrived, waiting so long for more of it, and hands out what is to be written. */
+  turn(tree: PrefixTree, onReady: OnReady, patience = 0): void {
+    const untilMs = performance.now() + patience
+    for (;;) {
+      const seen = Atomics.load(this.#parts.wake, 0)
+      for (let message = this.#receive(); message !== null; message = this.#receive())
+        this.#take(message, tree, onReady)
+      const leftMs = untilMs - performance.now()
+      if (this.#fetches.size === 0 || leftMs <= 0 || this.#hasEnded) break
+      Atomics.wait(this.#parts.wake, 0, seen, leftMs)
+    }
     if (this.#fetches.size > 0) {
       const now = performance.now()
-      for (const [id, { sinceMs, sequence }] of this.#fetches) {
+      for (const [id, { sinceMs, sequence, known }] of this.#fetches) {
         if (now - sinceMs < patienceMs && !this.#hasEnded) continue
         this.#parts.log('--kv-dir: what was asked for did not come, so the prompt is computed')
         this.#fetches.delete(id)
-        onReady(sequence)
+        onReady(sequence, sequence.computed - known)
       }
     }
     this.#write()
@@ -160,8 +208,12 @@ export class KvStore {
   /** Writes what is left, for a few seconds at most, and ends the thread. */
   close(): void {
     const begin = performance.now()
-    const left = () => closingMs - (performance.now() - begin)
+    const left = () => closingMs[this.#of] - (performance.now() - begin)
     this.#fetches.clear()
+    if (this.#worker === null) {
+      this.#port.close()
+      return
+    }
     this.#tell({ kind: 'hurry' })
     let isTold = false
     while (left() > 0 && !this.#hasEnded) {
@@ -170,7 +222,7 @@ export class KvStore {
         if (message.kind === 'wrote') this.#giveBack(message)
         else if (message.kind === 'told') this.#parts.log(message.line)
       this.#write()
-      if (this.#unwritten.length === 0 && !isTold) {
+      if (this.#parked.length + this.#computed.length === 0 && !isTold) {
         isTold = true
         this.#tell({ kind: 'close' })
       }
@@ -181,7 +233,18 @@ export class KvStore {
     void this.#worker.terminate()
   }
 
-  #take(message: FromKvThread, tree: PrefixTree, onReady: (sequence: Sequence) => void): void {
+  #start(): void {
+    this.#worker = new Worker(new URL('./kvstorethread.js', import.meta.url), {
+      workerData: this.#data,
+      transferList: [this.#data.port],
+      execArgv: [],
+    })
+    // It says itself what went wrong.
+    this.#worker.on('error', () => {})
+    this.#worker.unref()
+  }
+
+  #take(message: FromKvThread, tree: PrefixTree, onReady: OnReady): void {
     if (message.kind === 'told') this.#parts.log(message.line)
     else if (message.kind === 'wrote') this.#giveBack(message)
     else {
@@ -195,7 +258,7 @@ export class KvStore {
       if (isGoingOn) this.#ask(message.id, fetch)
       else {
         this.#fetches.delete(message.id)
-        onReady(fetch.sequence)
+        onReady(fetch.sequence, fetch.sequence.computed - fetch.known)
       }
     }
   }
@@ -222,6 +285,8 @@ export class KvStore {
       sequence.reuse(known)
     }
     tree.grow(sequence, false)
+    const node = sequence.path[at]
+    if (node !== undefined) this.#handed.add(node)
     fetch.taken += 1
     return fetch.taken < (runs?.length ?? 0)
   }
@@ -235,17 +300,21 @@ export class KvStore {
   }
 
   #write(): void {
-    if (this.#unwritten.length === 0 || this.#writing >= this.#most) return
-    let at = 0
-    for (; at < this.#unwritten.length && this.#writing < this.#most; at += 1) {
-      const node = this.#unwritten[at]
-      if (node?.isKept && !this.#hasEnded && !this.#hand(node)) at = this.#unwritten.length
+    for (const nodes of [this.#parked, this.#computed]) {
+      if (nodes.length === 0) continue
+      let at = 0
+      for (; at < nodes.length && this.#writing < this.#most; at += 1) {
+        const node = nodes[at]
+        if (node === undefined || !node.isKept || this.#handed.has(node)) continue
+        if (!this.#hasEnded && !this.#hand(node)) at = nodes.length
+      }
+      nodes.splice(0, at)
     }
-    this.#unwritten = this.#unwritten.slice(at)
   }
 
   /** Copies a block out and gives it to the thread; false: the device gives none any more. */
-  #hand({ block, parent, tokens }: PrefixNode): boolean {
+  #hand(node: PrefixNode): boolean {
+    const { block, parent, tokens } = node
     const bytes = this.#spare.pop() ?? new Uint8Array(this.#fileBytes)
     const length = kvHeadBytes + tokens.length * this.#parts.bytesPerToken
     try {
@@ -255,6 +324,7 @@ export class KvStore {
       return false
     }
     this.#writing += 1
+    this.#handed.add(node)
     this.#tell({ kind: 'write', parent: this.#nameOf(parent), tokens, bytes, length }, [
       bytes.buffer,
     ])
@@ -269,7 +339,10 @@ export class KvStore {
   #giveBack({ bytes, isWriting }: Extract<FromKvThread, { kind: 'wrote' }>): void {
     this.#writing -= 1
     this.#isWriting &&= isWriting
-    if (!this.#isWriting) this.#unwritten = []
+    if (!this.#isWriting) {
+      this.#parked.length = 0
+      this.#computed.length = 0
+    }
     if (this.#spare.length < this.#most) this.#spare.push(bytes)
   }
 
@@ -289,6 +362,7 @@ export class KvStore {
   }
 
   #tell(message: ToKvThread, transfer: ArrayBuffer[] = []): void {
+    if (this.#worker === null) this.#start()
     this.#port.postMessage(message, transfer)
     Atomics.add(this.#own, 0, 1)
     Atomics.notify(this.#own, 0)

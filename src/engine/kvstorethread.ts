@@ -8,6 +8,8 @@ import { KvFigure } from './stats.js'
 export interface KvThreadData {
   readonly folder: string
   readonly bytesMost: number
+  /** Whose blocks: everybody's, or those of sequences that give way and will ask for them. */
+  readonly of: 'all' | 'parked'
   /** Of writing. */
   readonly bytesPerSecond: number
   readonly port: MessagePort
@@ -54,7 +56,8 @@ export type FromKvThread =
 
 type Write = Extract<ToKvThread, { kind: 'write' }>
 
-const { folder, bytesMost, bytesPerSecond, port, own, wake, figures } = workerData as KvThreadData
+const data = workerData as KvThreadData
+const { folder, bytesMost, bytesPerSecond, port, own, wake, figures } = data
 /** Other processes' files show after so long. */
 const lookMs = 1000
 const writes: Write[] = []
@@ -62,6 +65,7 @@ let isHurried = false
 const kept = new KvFolder({
   folder,
   bytesMost,
+  makesFolder: data.of === 'parked',
   lookMs,
   log: (line) => send({ kind: 'told', line }),
 })
@@ -94,6 +98,8 @@ function drain(): boolean {
     else if (message.kind === 'write') writes.push(message)
     else if (message.kind === 'find') {
       const { id, parent, tokens } = message
+      // What is asked for may wait to be written.
+      if (data.of === 'parked') writeAll()
       send({ kind: 'found', id, runs: kept.find(parent, tokens) })
     } else {
       const bytes = kept.read(message.own)
@@ -115,6 +121,10 @@ function writeOne(): number {
   return length
 }
 
+function writeAll(): void {
+  while (writes.length > 0) writeOne()
+}
+
 function work(): void {
   let freeMs = 0
   for (;;) {
@@ -127,7 +137,7 @@ function work(): void {
     } else Atomics.wait(own, 0, seen, writes.length > 0 ? pauseMs : undefined)
     publish()
   }
-  while (writes.length > 0) writeOne()
+  writeAll()
   publish()
 }
 

@@ -9,7 +9,7 @@ import { KvBlocks } from './kv.js'
 import type { OpenModel } from './open.js'
 import { StepOutcome } from './outcome.js'
 import { PrefixTree } from './prefix.js'
-import { usualDrawShare } from './protocol.js'
+import { CancelFlag, usualDrawShare } from './protocol.js'
 import type { TraceRecorder } from './recorder.js'
 import { Schedule } from './schedule.js'
 import { type Scored, ScoreSheet } from './score.js'
@@ -232,7 +232,8 @@ export class Loop {
   #endUnwanted(): void {
     for (const sequence of this.#schedule.sequences) {
       const flag = Atomics.load(this.model.control, Control.cancel + sequence.slot)
-      if (flag !== 0) this.#end(sequence, 'cancelled', '')
+      sequence.goesOn = flag === CancelFlag.forNow
+      if (flag !== CancelFlag.no) this.#end(sequence, 'cancelled', '')
       else if (sequence.grammar?.isRefused === true) this.#bar(sequence)
     }
   }
@@ -273,11 +274,13 @@ export class Loop {
   /** The next step has so many sequences. */
   #countFill(sequences: number): void {
     const { fill } = this.model.counters
-    const { places, timesParked } = this.#schedule
+    const { places, timesParked, returned } = this.#schedule
     const add = (figure: number, by: number) => {
       fill[figure] = (fill[figure] ?? 0) + by
     }
     fill[FillFigure.parked] = timesParked
+    fill[FillFigure.restored] = returned.restored
+    fill[FillFigure.again] = returned.again
     if (sequences === 0) return
     add(FillFigure.steps, 1)
     add(FillFigure.sequences, sequences)

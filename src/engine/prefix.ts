@@ -122,9 +122,13 @@ export class PrefixTree {
     }
   }
 
-  /** Takes the blocks of a sequence back; what they hold is remembered. */
-  release(sequence: Sequence): void {
-    const { path, tokens, blocks, computed } = sequence
+  /**
+   * Takes the blocks of a sequence back. What they hold is remembered, or only as far as its first `useful`
+   * tokens reach.
+   */
+  release(sequence: Sequence, useful = sequence.computed): void {
+    const { path, tokens, blocks } = sequence
+    const computed = Math.min(sequence.computed, useful)
     const begin = path.length * kvBlockTokens
     const last = path.at(-1) ?? this.#root
     let rest = blocks.slice(path.length)
@@ -140,6 +144,8 @@ export class PrefixTree {
     }
     this.kv.give(rest)
     this.#unpin(path)
+    for (const node of path.slice(blocksFor(useful)).toReversed())
+      if (node.users === 0 && node.children.length === 0) this.#forget(node)
     sequence.path = []
     sequence.blocks = []
   }

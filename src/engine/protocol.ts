@@ -37,6 +37,15 @@ export interface EngineFacts {
   readonly device: string
 }
 
+/** What a request's cancel flag may say. The device ends its step for any but `no`. */
+export const CancelFlag = {
+  no: 0,
+  /** Nobody wants more of it. */
+  forGood: 1,
+  /** It will be asked for again with what it has drawn: its keys and values are worth keeping. */
+  forNow: 2,
+} as const
+
 export interface WorkerData {
   readonly folder: string
   readonly wishes: Omit<OpenWishes, 'control' | 'wake' | 'log'>

@@ -4,10 +4,16 @@
 // of the time. A sequence is admitted when its KV blocks are free, and begins behind what others have
 // computed of its prompt; what another one computes in this very step it waits for. Where sequences take
 // blocks as they grow and none is left, the newest is parked: it gives its blocks back and goes on later.
+// What it had is written to a drive where that takes less time than to compute it again.
 import { type Share, shareOf } from './batch.js'
 import type { KvStore } from './kvstore.js'
 import type { PrefixTree } from './prefix.js'
 import type { Sequence } from './sequence.js'
+
+/** Of a step's time, what the next one waits for tokens that come back from a drive. */
+const shareWaited = 0.05
+/** Of what is known of the time of steps, how much the last one changes. */
+const shareLearned = 0.125
 
 export class Schedule {
   readonly #waiting: Sequence[] = []
@@ -18,6 +24,13 @@ export class Schedule {
   #owedMs = 0
   #isShort = false
   #timesParked = 0
+  /** Tokens that came back from a drive, and those that were computed again. */
+  #restored = 0
+  #again = 0
+  /** Tokens of the last shares, and how long steps of late took for each; how long the last one took. */
+  #tokens = 0
+  #msPerToken = Number.POSITIVE_INFINITY
+  #stepMs = 0
   #hasDraws = false
   #hasPrompts = false
 
@@ -49,31 +62,41 @@ export class Schedule {
     return this.#timesParked
   }
 
+  /** Of tokens that were computed before: those that came back from a drive, and those computed again. */
+  get returned(): { readonly restored: number; readonly again: number } {
+    return { restored: this.#restored, again: this.#again }
+  }
+
   add(sequence: Sequence): void {
     this.#waiting.push(sequence)
   }
 
-  /** Takes a sequence out and frees its blocks. */
+  /** Takes a sequence out and frees its blocks. What an answer of a job had is of use to nobody else. */
   remove(sequence: Sequence): void {
     this.store?.forget(sequence)
     for (const list of [this.#waiting, this.#fetching, this.#running]) {
       const index = list.indexOf(sequence)
       if (index >= 0) list.splice(index, 1)
     }
-    this.prefixes.release(sequence)
+    if (sequence.goesOn) this.store?.keep(sequence)
+    const isOfUse = sequence.goesOn || !sequence.mayPark
+    this.prefixes.release(sequence, isOfUse ? sequence.computed : sequence.promptLength)
   }
 
-  /** Between steps: what the drive has brought, and what it can take. */
-  tend(): void {
-    this.store?.turn(this.prefixes, (sequence) => {
+  /** Between steps: what the drive has brought, or brings within `patience` ms, and what it can take. */
+  tend(patience = 0): void {
+    const onReady = (sequence: Sequence, restored: number) => {
       this.#fetching.splice(this.#fetching.indexOf(sequence), 1)
-      this.#running.push(sequence)
-    })
+      this.#restored += restored
+      this.#begin(sequence)
+    }
+    this.store?.turn(this.prefixes, onReady, patience)
   }
 
   /** The shares of the next step; empty when nothing can run. */
   next(): Share[] {
     this.#admit()
+    if (this.#fetching.some(({ mayPark }) => mayPark)) this.tend(this.#stepMs * shareWaited)
     const shares: Share[] = []
     let room = this.stepTokens
     for (const sequence of [...this.#running]) {
@@ -82,6 +105,7 @@ export class Schedule {
       shares.push(shareOf(sequence, 1))
       room -= 1
     }
+    this.#tokens = shares.length
     this.#hasDraws = shares.length > 0
     this.#hasPrompts = false
     if (!this.#hasDraws) this.#owedMs = 0
@@ -94,12 +118,19 @@ export class Schedule {
       const tokens = Math.min(sequence.pending, room)
       shares.push(shareOf(sequence, tokens))
       room -= tokens
+      this.#tokens += tokens
     }
     return shares
   }
 
   /** How long the step of the last shares took. */
   took(ms: number): void {
+    const perToken = ms / this.#tokens
+    const isFirst = this.#msPerToken === Number.POSITIVE_INFINITY
+    this.#msPerToken = isFirst
+      ? perToken
+      : this.#msPerToken + shareLearned * (perToken - this.#msPerToken)
+    this.#stepMs = ms
     if (!this.#hasDraws) return
     if (this.#hasPrompts) this.#owedMs = (ms * this.drawShare) / (1 - this.drawShare)
     else this.#owedMs -= ms
@@ -122,6 +153,8 @@ export class Schedule {
   /** It waits before all that have not begun. */
   #park(sequence: Sequence): void {
     this.#running.splice(this.#running.lastIndexOf(sequence), 1)
+    this.#again -= sequence.toReadAgain
+    if (this.store !== null && this.store.msPerToken < this.#msPerToken) this.store.keep(sequence)
     this.prefixes.release(sequence)
     sequence.park()
     this.#waiting.unshift(sequence)
@@ -140,7 +173,12 @@ export class Schedule {
       if (this.#isShort) return
       this.#waiting.shift()
       if (this.store?.fetch(first)) this.#fetching.push(first)
-      else this.#running.push(first)
+      else this.#begin(first)
     }
+  }
+
+  #begin(sequence: Sequence): void {
+    this.#running.push(sequence)
+    this.#again += sequence.toReadAgain
   }
 }

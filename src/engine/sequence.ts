@@ -48,6 +48,8 @@ export class Sequence {
   blocks: number[] = []
   /** What stands for the first of them, full ones, where others may find them. */
   path: PrefixNode[] = []
+  /** Whether it will go on after its end, in another run. */
+  goesOn = false
   readonly #thinking: ThinkingWatch | null
   /** Tokens that were computed once and are not any more. */
   #lost = 0
@@ -67,7 +69,10 @@ export class Sequence {
     this.tokens.set(request.prompt)
     this.length = request.prompt.length
     this.#thinking = request.thinking === undefined ? null : new ThinkingWatch(request.thinking)
-    for (const token of request.drawnBefore ?? []) this.accept(token)
+    const { drawnBefore = new Int32Array(0) } = request
+    for (const token of drawnBefore) this.accept(token)
+    // The last one that was drawn was never read.
+    if (drawnBefore.length > 0) this.#lost = this.length - 1
     if (this.length === 0) throw new RangeError('a sequence needs at least one token')
   }
 
@@ -97,6 +102,11 @@ export class Sequence {
   /** Of its tokens, how many may be taken from others: never the last, whose logits are wanted. */
   get reusable(): number {
     return this.mayReuse ? this.length - 1 : 0
+  }
+
+  /** Tokens that it reads though they were computed once. */
+  get toReadAgain(): number {
+    return Math.max(0, this.#lost - this.computed)
   }
 
   /** The first `count` tokens are computed: others have done it, or it has itself before it was parked. */

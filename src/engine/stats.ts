@@ -72,7 +72,10 @@ export const FillFigure = {
   parked: 5,
   /** Written by whoever asks: requests that the engine has not been given yet. */
   toCome: 6,
-  count: 7,
+  /** Tokens that had been computed before: those that came back from a drive, and those computed again. */
+  restored: 7,
+  again: 8,
+  count: 9,
 } as const
 
 /** Distances of which these are told. */

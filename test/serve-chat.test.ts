@@ -387,7 +387,7 @@ describe('what the server says of itself', () => {
     const text = await (await fetch(`${server.url}/metrics`)).text()
     const names = [...text.matchAll(/^# TYPE ring_(\w+) \w+$/gm)].map(([, name]) => name)
     expect(names.sort()).toEqual(
-      'e2e_request_latency_seconds engine_ready engine_restarts_total expert_hits_total expert_misses_total generation_tokens_total inter_token_latency_seconds kv_blocks kv_blocks_used num_requests_running num_requests_waiting nvme_busy_seconds_total nvme_read_bytes_total nvme_stall_seconds_total prefetch_issued_total prefetch_used_total prefetch_wasted_total prefix_blocks prefix_damaged_total prefix_disk_blocks prefix_disk_bytes prefix_hit_tokens_total prefix_query_tokens_total prefix_read_bytes_total prefix_written_bytes_total prompt_tokens_total request_success_total time_to_first_token_seconds'.split(
+      'copy_stall_seconds_total e2e_request_latency_seconds engine_ready engine_restarts_total expert_hits_total expert_misses_total generation_tokens_total inter_token_latency_seconds kv_blocks kv_blocks_used num_requests_running num_requests_waiting nvme_busy_seconds_total nvme_read_bytes_total nvme_stall_seconds_total prefetch_issued_total prefetch_used_total prefetch_wasted_total prefix_blocks prefix_damaged_total prefix_disk_blocks prefix_disk_bytes prefix_hit_tokens_total prefix_query_tokens_total prefix_read_bytes_total prefix_written_bytes_total prompt_tokens_total request_success_total time_to_first_token_seconds'.split(
         ' ',
       ),
     )

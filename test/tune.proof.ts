@@ -1,6 +1,6 @@
 // Figures of `tune` on the 4 GB model, slots for 25 %, paced at 2 GB/s: from settings far from good ones it
 // finds better ones; from the usual ones it finds better ones or keeps them, in a search of its own. Runs in
-// turn afterwards say what that is worth. Takes 11 minutes: two searches of 2.5, which RING_TUNE_MINUTES
+// turn afterwards say what that is worth. Takes about 25 minutes: two searches of 2.5, which RING_TUNE_MINUTES
 // makes others, and the runs in turn.
 import { mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'

@@ -8,6 +8,7 @@
 
 #include "arguments.h"
 #include "cpu/bandwidth.h"
+#include "cpu/products.h"
 #include "cpu/topology.h"
 #include "device.h"
 #include "io/checksum.h"
@@ -327,7 +328,8 @@ Napi::Value probe_library(const Napi::CallbackInfo& info) {
   return found;
 }
 
-// Bytes per second of random reads, and how they were made: see io/ceiling.h.
+// Bytes per second of random reads, how they were made, and how fast threads computed beside them:
+// see io/ceiling.h, cpu/products.h.
 Napi::Value measure_drive(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const Napi::Object o = object_of(env, info[0], "probe");
@@ -346,10 +348,16 @@ Napi::Value measure_drive(const Napi::CallbackInfo& info) {
   if (probe.chunk_bytes < ring::io::kBlockBytes || probe.chunk_bytes > (1u << 30) ||
       probe.chunk_bytes % ring::io::kBlockBytes != 0 || probe.depth < 1 || probe.depth > 4096)
     refuse(env, "probe", "a size of whole blocks and a depth");
-  double bytes_per_second = 0;
+  double bytes_per_second = 0, weights_per_second = 0;
   std::string reader;
-  require(env, ring::measure_drive(read, io, probe, &bytes_per_second, &reader));
+  ring::cpu::Multiplying beside;
+  const int threads = integer(o, "besideThreads");
+  if (threads > 0) require(env, beside.start(threads));
+  const ring::Status status = ring::measure_drive(read, io, probe, &bytes_per_second, &reader);
+  if (threads > 0) require(env, beside.stop(&weights_per_second));
+  require(env, status);
   Napi::Object rate = Napi::Object::New(env);
+  rate.Set("weightBytesPerSecond", Napi::Number::New(env, weights_per_second));
   rate.Set("bytesPerSecond", Napi::Number::New(env, bytes_per_second));
   rate.Set("reader", Napi::String::New(env, reader));
   return rate;
@@ -363,6 +371,28 @@ Napi::Value measure_memory(const Napi::CallbackInfo& info) {
   require(env,
           ring::cpu::measure_memory(info[0].As<Napi::Number>().Int32Value(), &bytes_per_second));
   return Napi::Number::New(env, bytes_per_second);
+}
+
+// How fast `threads` multiply with weights, of so many tokens each: see cpu/products.h.
+Napi::Value measure_products(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Object o = object_of(env, info[0], "products");
+  if (!o.Get("tokens").IsArray()) refuse(env, "products.tokens", "an array");
+  const Napi::Array asked = o.Get("tokens").As<Napi::Array>();
+  std::vector<int> tokens;
+  for (uint32_t at = 0; at < asked.Length(); ++at) {
+    const Napi::Value one = asked.Get(at);
+    tokens.push_back(one.IsNumber() ? one.As<Napi::Number>().Int32Value() : 0);
+    if (tokens.back() < 1 || tokens.back() > ring::limit::unordered_tokens)
+      refuse(env, "products.tokens entry", "a number of tokens of a step");
+  }
+  std::vector<double> rates;
+  require(env, ring::cpu::measure_products(integer(o, "threads"),
+                                           static_cast<ring::Math>(integer(o, "math")),
+                                           number(o, "seconds"), tokens, &rates));
+  Napi::Array told = Napi::Array::New(env, rates.size());
+  for (size_t at = 0; at < rates.size(); ++at) told.Set(at, Napi::Number::New(env, rates[at]));
+  return told;
 }
 
 // CRC32C of every mebibyte of an extent: see io/checksum.h.
@@ -438,6 +468,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("hashExtent", Napi::Function::New(env, hash_extent));
   exports.Set("measureDrive", Napi::Function::New(env, measure_drive));
   exports.Set("measureMemory", Napi::Function::New(env, measure_memory));
+  exports.Set("measureProducts", Napi::Function::New(env, measure_products));
   exports.Set("Device", Device::define(env));
   return exports;
 }

@@ -7,7 +7,7 @@ import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Code, contract, type Reason, type Rung } from './contract.js'
+import { Code, contract, type MathKind, type Reason, type Rung } from './contract.js'
 
 export * from './contract.js'
 
@@ -249,6 +249,7 @@ interface Addon {
   probeLibrary(path: string): LibraryProbe
   measureDrive(probe: DriveProbe): DriveRate
   measureMemory(threads: number): number
+  measureProducts(products: ProductsProbe): number[]
   hashExtent(path: string, offset: number, bytes: number, out: Uint32Array, copy?: Uint8Array): void
   readonly Device: new () => Device
 }
@@ -316,10 +317,14 @@ export interface DriveProbe {
   readonly bytes: number
   readonly seconds: number
   readonly seed: number
+  /** That multiply one token with weights meanwhile; 0: nothing else is done. */
+  readonly besideThreads: number
 }
 
 export interface DriveRate {
   readonly bytesPerSecond: number
+  /** Of weights, by the threads beside. */
+  readonly weightBytesPerSecond: number
   /** How the bytes were read, and what could not be had, for people. */
   readonly reader: string
 }
@@ -335,6 +340,25 @@ export function measureDrive(probe: DriveProbe): DriveRate {
  */
 export function measureMemory(threads: number): number {
   return addon.measureMemory(threads)
+}
+
+/** Products with FP8 weights of routed experts that lie in memory, by the kernels that models are computed with. */
+export interface ProductsProbe {
+  /** 0: as many as the backend takes. */
+  readonly threads: number
+  readonly math: (typeof MathKind)[keyof typeof MathKind]
+  /** That each weight is multiplied with: a rate for each entry. */
+  readonly tokens: readonly number[]
+  /** For each of them; longer where rounds are slow. */
+  readonly seconds: number
+}
+
+/**
+ * Bytes of weights per second, each multiplied with so many tokens; all 0 where the processor has no such
+ * products. Blocks the calling thread. Throws a DeviceError where memory is short.
+ */
+export function measureProducts(products: ProductsProbe): number[] {
+  return addon.measureProducts(products)
 }
 
 /**

@@ -12,12 +12,13 @@ import { nextOf } from '../src/batch/order.js'
 import { Results } from '../src/batch/results.js'
 import { Total } from '../src/engine/activity.js'
 import { kvBlockTokens } from '../src/engine/kv.js'
-import { type Emission, Loop } from '../src/engine/loop.js'
+import { type Emission, type Listener, Loop } from '../src/engine/loop.js'
 import type { OpenWishes } from '../src/engine/open.js'
 import type { Request } from '../src/engine/sequence.js'
-import { FillFigure, KvFigure } from '../src/engine/stats.js'
+import { FillFigure, KvFigure, WidthFigure } from '../src/engine/stats.js'
+import { Width } from '../src/engine/width.js'
 import { prepared, textLine } from './batching.js'
-import { command, withFolder } from './command.js'
+import { command, lastObject, withFolder } from './command.js'
 import { Dice } from './dice.js'
 import { withModel } from './drive.js'
 import { requestOf } from './models.js'
@@ -62,8 +63,14 @@ describe('a job', () => {
       const prompt = Array.from({ length: 4 * kvBlockTokens + 1 }, (_, at) => 5 + (at % 200))
       const body = { prompt, max_tokens: 8, ignore_eos: true, n: 4, temperature: 1 }
       const { words } = prepared(folder, [textLine('four', body)])
-      const { status, stderr } = await command(words)
+      const end = await command([...words, '--json'])
+      const { status, stderr } = end
       expect(status, stderr).toBe(0)
+      expect(lastObject(end)).toMatchObject({
+        ...{ lines: 1, answered: 1, drawn_tokens: 32, known_tokens: 3 * 4 * kvBlockTokens },
+        steps: { parked: 0, mean_batch: expect.any(Number) },
+        batch: { most: 4, at_first: 4 },
+      })
       // All but the last token, whose logits each of the others wants for itself.
       expect(stderr).toContain(`${3 * 4 * kvBlockTokens} of them known`)
     })
@@ -138,20 +145,27 @@ interface Driven {
   readonly share: number
   readonly timesParked: number
   readonly tokensRead: number
+  /** Numbers of sequences that were tried. */
+  readonly trials: number
 }
 
 /** All requests at once, as many as fit in each step; what each gave, to the bit. */
-function driven(requests: readonly Request[], wishes: OpenWishes): Driven {
+function driven(
+  requests: readonly Request[],
+  wishes: OpenWishes,
+  width: Width | null = null,
+): Driven {
   const control = new Int32Array(Control.cancel + requests.length)
   return withModel(ringTiny, { contextTokens: 512, ...wishes, control }, (model) => {
     const given = requests.map((): Emission[] => [])
     const reasons: string[] = []
-    const loop = new Loop(model, {
+    const listener: Listener = {
       onToken: (slot, emission) => given[slot]?.push(emission),
       onEnding: (slot, { reason }) => {
         reasons[slot] = reason
       },
-    })
+    }
+    const loop = new Loop(model, listener, null, undefined, width)
     for (const [slot, request] of requests.entries()) loop.add(slot, request)
     while (!loop.isIdle) loop.turn()
     const { fill, activity } = model.counters
@@ -163,6 +177,7 @@ function driven(requests: readonly Request[], wishes: OpenWishes): Driven {
       share: of(FillFigure.fullShares) / of(FillFigure.fullSteps),
       timesParked: of(FillFigure.parked),
       tokensRead: activity.totals[Total.read] ?? 0,
+      trials: model.counters.width[WidthFigure.trials] ?? 0,
     }
   })
 }
@@ -189,7 +204,7 @@ describe('keys and values by need', () => {
     expect(byNeed.share).toBeGreaterThanOrEqual(0.95)
   })
 
-  it('where they run out, park the newest, which goes on with the same bits', () => {
+  it('where they run out, park the newest, which goes on with the same bits; so do those that wait', () => {
     const long = requests.map((request) => ({ ...request, maxTokens: 120, stopIds: [] }))
     const alone = driven(long, { sequences: 1 })
     const parking = driven(long, { sequences: 16, kvTokens, kvByNeed: true })
@@ -197,6 +212,11 @@ describe('keys and values by need', () => {
     expect(parking.bits).toBe(alone.bits)
     // What an answer had is mostly still there when it goes on.
     const drawn = 120 * long.length
+    // And where more and fewer share a step by turns.
+    const width = new Width(8, 16)
+    const trying = driven(long, { sequences: 16, kvTokens: 2 * kvTokens, kvByNeed: true }, width)
+    expect(trying.trials).toBeGreaterThan(0)
+    expect(trying.bits).toBe(alone.bits)
     const prompts = long.reduce((sum, { prompt }) => sum + prompt.length, 0)
     expect(parking.tokensRead).toBeLessThan(prompts + 0.5 * drawn)
   })

@@ -43,9 +43,13 @@ describe('the record', () => {
   it('comes back as it was kept, a drive once', () => {
     const key = machineKey(fastHost)
     const empty = readMachine(environment(), key)
-    expect(empty).toEqual({ version: 1, key, memory: null, drives: [] })
+    expect(empty).toEqual({ version: 1, key, memory: null, computing: null, drives: [] })
     const memory = { bytesPerSecond: 4e10, measured: fastReads.measured }
-    const once = withReads({ ...empty, memory }, { ...fastReads, bytesPerSecond: 1 })
+    const computing = {
+      ...{ threads: 8, productsPerSecond: 5e11, bf16ProductsPerSecond: null },
+      ...{ oneTokenBytesPerSecond: 4e10, build: 'this', measured: fastReads.measured },
+    }
+    const once = withReads({ ...empty, memory, computing }, { ...fastReads, bytesPerSecond: 1 })
     const record = withReads(withReads(once, { ...fastReads, drive: 'b' }), fastReads)
     expect(record.drives.map(({ drive }) => drive)).toEqual(['b', 'a drive'])
     writeMachine(environment(), record)
@@ -65,9 +69,14 @@ describe('the record', () => {
     expect(machineKey({ ...fastHost, memory: { ...memory, availableBytes: 1 } })).toBe(
       machineKey(fastHost),
     )
-    writeMachine(environment(), { version: 1, key: 'x', memory: null, drives: [fastReads] })
+    const record = { version: 1, key: 'x', memory: null, drives: [fastReads] } as const
+    // As it was before computing was measured.
+    const { beside: _, ...reads } = fastReads
+    const earlier = { ...record, drives: [reads] }
+    write({ 'ring-offload/machine.json': JSON.stringify(earlier) })
     expect(readMachine(environment(), 'y').drives).toEqual([])
-    expect(readMachine(environment(), 'x').drives).toEqual([fastReads])
+    const drives = [{ ...reads, beside: null }]
+    expect(readMachine(environment(), 'x')).toEqual({ ...record, drives, computing: null })
   })
 
   it.each(['', 'anything', '{}', '{"version":2}', '[]'])('that holds %j is none', (text) => {
@@ -94,8 +103,11 @@ const effort: ReadEffort = {
   probeBytes: 256 * MIB,
   probeSeconds: 0.05,
   lastingRounds: 1,
+  besideRounds: 1,
   roundSeconds: 0.1,
 }
+
+const computeSeconds = 0.01
 
 describe('a file to read', () => {
   it('is the largest whole one that is large enough, below the folder', () => {
@@ -116,7 +128,7 @@ describe('a file to read', () => {
     const { reader } = measureDrive({
       files: [{ path, sizeBytes: 8 * MIB }],
       io: { rung: Rung.buffered, depth: 0, chunkBytes: 0, faults: [] },
-      ...{ chunkBytes: 64 * 1024, depth: 4, bytes: 32 * MIB, seconds: 1, seed: 1 },
+      ...{ chunkBytes: 64 * 1024, depth: 4, bytes: 32 * MIB, seconds: 1, seed: 1, besideThreads: 0 },
     })
     const examined = { drive: fastDrive, reads: { ...fastReads, reader }, problem: null }
     expect(findingsOf(fastHost, [examined], [])).toMatchObject([{ found: /page cache/ }])
@@ -131,6 +143,7 @@ describe('an examination', () => {
     signal: new AbortController().signal,
     environment: { XDG_CACHE_HOME: root },
     effort,
+    computeSeconds,
     onMeasuring: (what) => measuring.push(what),
     ...more,
   })
@@ -139,12 +152,18 @@ describe('an examination', () => {
     fs.mkdirSync(join(root, 'models'))
   })
 
-  it('measures memory and each drive once, in order, and leaves nothing in the folder', async () => {
+  it('measures memory, computing and each drive once, in order, and leaves nothing in the folder', async () => {
     const folders = [join(root, 'models'), root]
-    const { host, memory, drives, note } = await examine(wishes({ folders }))
-    expect(measuring).toEqual(['memory', `the drive of ${join(root, 'models')}`])
+    const { host, memory, computing, drives, note } = await examine(wishes({ folders }))
+    expect(measuring).toEqual(['memory', 'computing', `the drive of ${join(root, 'models')}`])
     expect(host.processor.cores).toBeGreaterThan(0)
     expect(memory.bytesPerSecond).toBeGreaterThan(1e8)
+    // By the kernels that models are computed with: one token is bound by memory, many are not.
+    expect(computing.threads).toBe(host.processor.cores)
+    expect(computing.productsPerSecond).toBeGreaterThan(1e8)
+    expect(computing.oneTokenBytesPerSecond).toBeGreaterThan(1e8)
+    const hasBf16 = host.processor.instructionSet === 'avx512bf16'
+    expect(computing.bf16ProductsPerSecond).toEqual(hasBf16 ? expect.any(Number) : null)
     expect(note).toBeNull()
     expect(drives).toHaveLength(1)
     const [{ reads, problem } = {}] = drives
@@ -154,19 +173,27 @@ describe('an examination', () => {
     )
     expect(Math.min(...(reads?.rates ?? []).map((one) => one.bytesPerSecond))).toBeGreaterThan(1e5)
     expect(reads?.bytesPerSecond).toBeGreaterThan(1e6)
+    expect(reads?.beside?.bytesPerSecond).toBeGreaterThan(1e6)
+    expect(reads?.beside?.computing).toBeGreaterThan(0)
     expect(fs.readdirSync(join(root, 'models'))).toEqual([])
   })
 
   it('is kept: the next one measures nothing, a fresh one all', async () => {
     const first = await examine(wishes())
     const again = await examine(wishes())
-    expect(measuring).toHaveLength(2)
+    expect(measuring).toHaveLength(3)
     expect(again.memory).toEqual(first.memory)
+    expect(again.computing).toEqual(first.computing)
     expect(again.drives[0]?.reads).toEqual(first.drives[0]?.reads)
     await examine(wishes({ isFresh: true }))
-    expect(measuring).toHaveLength(4)
-    const { drives } = readMachine({ XDG_CACHE_HOME: root }, machineKey(first.host))
-    expect(drives).toHaveLength(1)
+    expect(measuring).toHaveLength(6)
+    const record = readMachine({ XDG_CACHE_HOME: root }, machineKey(first.host))
+    expect(record.drives).toHaveLength(1)
+    // Kernels of another build compute at another rate.
+    const { computing } = first
+    writeMachine({ XDG_CACHE_HOME: root }, { ...record, computing: { ...computing, build: 'x' } })
+    await examine(wishes())
+    expect(measuring.slice(6)).toEqual(['computing'])
   })
 
   it('that cannot be kept is told all the same', async () => {
@@ -183,7 +210,7 @@ describe('an examination', () => {
   it('that is ended keeps what it has, and leaves nothing in the folder', async () => {
     const controller = new AbortController()
     const onMeasuring = (what: string) => {
-      if (what !== 'memory') controller.abort()
+      if (what.startsWith('the drive')) controller.abort()
     }
     const ending = examine(wishes({ signal: controller.signal, onMeasuring }))
     await expect(ending).rejects.toMatchObject({ name: 'AbortError' })
@@ -192,6 +219,7 @@ describe('an examination', () => {
       JSON.parse(fs.readFileSync(machinePath({ XDG_CACHE_HOME: root }), 'utf8')),
     ).toMatchObject({
       memory: { bytesPerSecond: expect.any(Number) },
+      computing: { productsPerSecond: expect.any(Number) },
       drives: [],
     })
   })
@@ -201,7 +229,8 @@ describe('the command', () => {
   it('tells what an earlier run has measured, for a person and for a program', async () => {
     const environment = { XDG_CACHE_HOME: root }
     const earlier = await examine({
-      ...{ folders: [root], isFresh: false, effort, environment, onMeasuring: () => {} },
+      ...{ folders: [root], isFresh: false, effort, computeSeconds, environment },
+      onMeasuring: () => {},
       signal: new AbortController().signal,
     })
     const rate = earlier.drives[0]?.reads?.bytesPerSecond
@@ -210,13 +239,14 @@ describe('the command', () => {
     expect(lastObject(end)).toMatchObject({
       processor: { cores: earlier.host.processor.cores },
       memory: { bytes_per_second: earlier.memory.bytesPerSecond },
+      computing: { products_per_second: earlier.computing.productsPerSecond },
       drives: [{ folder: root, bytes_per_second: rate, problem: null, rates: { length: 9 } }],
       findings: expect.any(Array),
       record: machinePath(environment),
     })
     const { stdout } = await command(['doctor', root], { environment })
     expect(stdout).toMatch(
-      /^processor .*\ncomputes by .*\nmemory .*\n.* read at .*\/s \(measured 20/,
+      /^processor .*\ncomputes by .*\n.* products a second by .*\nmemory .*\n.* read at .*\/s \(measured 20/,
     )
     expect(stdout).toMatch(/\n {12}4 MiB( +[\d.]+ [kMG]B\/s){3}\n/)
     expect(stdout).toMatch(/\n(What costs speed, and what helps:\n1\. |Nothing was found)/)

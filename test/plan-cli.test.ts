@@ -62,7 +62,9 @@ describe('plan', () => {
       expect(status).toBe(0)
       expect(stderr).toMatch(/not everything here was measured: --measure, or doctor .*, does\n$/)
       expect(stdout).toMatch(/^Told by the system: ram, cores$/m)
-      expect(stdout).toMatch(/^Assumed: memory, drive, drives, latency, chunk, depth$/m)
+      expect(stdout).toMatch(
+        /^Assumed: memory, reading, products, drive, drives, beside, lost, latency, chunk, depth$/m,
+      )
       expect(stdout).toMatch(/rehearsed on the trace ring-tiny\.trace, recorded from ring-tiny$/m)
     })
   })

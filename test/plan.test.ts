@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest'
 import { createPolicy } from '../src/cache/policies.js'
 import { sizesOf } from '../src/engine/budget.js'
 import { openCheckpoint } from '../src/model/checkpoint.js'
-import { parseConfig, readConfig } from '../src/model/config.js'
+import { type ModelConfig, parseConfig, readConfig } from '../src/model/config.js'
 import { inventoryOfConfig } from '../src/model/inventory.js'
 import { decodePlan, machineModel } from '../src/plan/decode.js'
 import { fitOf } from '../src/plan/fit.js'
@@ -19,14 +19,16 @@ import {
   type PlannedMachine,
   withNumbers,
 } from '../src/plan/machine.js'
+import { batchPlan, wideStep } from '../src/plan/manytokens.js'
 import { plannedModel } from '../src/plan/published.js'
 import { crowd, rehearse } from '../src/plan/rehearse.js'
-import { madeRouting, recordedRouting, stepsOf } from '../src/plan/routing.js'
+import { madeRouting, type PlannedRouting, recordedRouting, stepsOf } from '../src/plan/routing.js'
 import { oneToken, speedsOf } from '../src/plan/speeds.js'
 import { plainRouters } from '../src/simulate/foresightrouter.js'
 import { Rehearsal } from '../src/simulate/rehearsal.js'
 import { decodeTokensOf, walk } from '../src/simulate/routing.js'
 import { readRouting } from '../src/simulate/source.js'
+import { Dice } from './dice.js'
 import { fixtures, fromRoot, ringTiny } from './paths.js'
 import { routingOf } from './routings.js'
 
@@ -279,6 +281,104 @@ describe('steps of many tokens', () => {
         planned({}, { promptTokens, contextTokens: undefined }).prompt.seconds.likely,
     )
     expect(seconds).toEqual([...seconds].sort((a, b) => a - b))
+  })
+})
+
+/** Tokens of random weights: each expert as likely as any other. */
+function evenRouting(experts: number, topK: number, layers: number): PlannedRouting {
+  const dice = new Dice(3)
+  const of = (sequences: number, tokens: number, prompt: number) => {
+    const chosen = () => {
+      const one = new Set<number>()
+      while (one.size < topK) one.add(dice.below(experts))
+      return [...one]
+    }
+    const all = Array.from({ length: sequences * tokens }, () =>
+      Array.from({ length: layers }, chosen),
+    )
+    const placed = Array.from({ length: sequences }, (_, at) => ({
+      first: at * tokens,
+      tokens,
+      prompt,
+    }))
+    return { ...routingOf(all, experts), sequences: placed }
+  }
+  const many = of(128, 9, 1)
+  return { kind: 'generated', routing: of(8, 40, 8), routers: plainRouters, many }
+}
+
+describe('steps of many tokens, beside what was measured (docs/proof.md)', () => {
+  const config = readFileSync(join(ringTiny, 'config.json'), 'utf8')
+  const shape = {
+    ...{ num_hidden_layers: 4, hidden_size: 1024, intermediate_size: 2048 },
+    ...{ moe_intermediate_size: 768, num_experts: 256, num_experts_per_tok: 8, n_group: 8 },
+    topk_group: 4,
+  }
+  const many = parseConfig(JSON.stringify({ ...JSON.parse(config), ...shape }), 'many')
+  /** Sequences; experts of a layer that they want, and those without a slot; tokens/s at 2 GB/s with slots for 25 %, and in memory. */
+  type Row = readonly [number, number, number, number, number]
+  // Means of two evenings, n=4: in memory they differ by up to 15 %.
+  const models: [string, ModelConfig, PlannedRouting, Row[]][] = [
+    [
+      '4 GB model',
+      // As `widen` makes it: query heads are copied too.
+      { ...wide, heads: 16 * tiny.heads },
+      routing,
+      [
+        [1, 4, 2, 6.99, 53.2],
+        [4, 11.6, 7.2, 8.15, 84.1],
+        [16, 25.3, 18.1, 12.9, 102],
+        [64, 31.3, 24.7, 39.9, 127],
+        [128, 31.7, 25, 74.5, 142],
+      ],
+    ],
+    [
+      '256 experts',
+      many,
+      evenRouting(256, 8, 3),
+      [
+        [1, 8, 4.6, 51.1, 455],
+        [4, 30.6, 20.5, 51, 628],
+        [16, 101, 79.2, 54.4, 756],
+        [64, 214, 158, 110, 1095],
+        [128, 249, 193, 186, 1293],
+      ],
+    ],
+  ]
+  const measured = models.flatMap(([name, of, routed, rows]) =>
+    rows.flatMap(([sequences, wanted, loads, paced, inMemory]) => [
+      [name, sequences, 0.25, paced, of, routed, { wanted, loads }] as const,
+      [name, sequences, 1, inMemory, of, routed, { wanted, loads: 0 }] as const,
+    ]),
+  )
+
+  it.each(measured)(
+    '%s, %i at once, slots for %d: %d tokens/s',
+    (_, sequences, share, rate, of, routed, crowded) => {
+      const geometry = geometryOf(of)
+      // Memory nearly as docs/benchmarks.md has it; products as a machine is assumed to have.
+      const here = machine({ ram: 16 * GIB, memory: 61e9, products: 7e10, latency: 2e-4 })
+      const room = { sequences: 128, kvTokens: 128 * 64, contextTokens: 64 }
+      const fit = fitOf(of, geometry, here, { ...room, expertRam: { share }, loadMode: 'direct' })
+      if ('problem' in fit) throw new Error(fit.problem)
+      const placed = { geometry, machine: here, fit, routing: routed }
+      const planned =
+        sequences === 1
+          ? batchPlan(placed, 1, 20).tokensPerSecond.likely
+          : sequences / wideStep(placed, sequences, 20, false, crowded).seconds.likely
+      const error = planned / rate - 1
+      expect(error).toBeGreaterThan(-0.15)
+      expect(error).toBeLessThan(0.15)
+    },
+  )
+
+  it.each([4, 16, 64, 128])('as many experts are wanted by %i of them, nearly', (sequences) => {
+    for (const [, , routed, rows] of models) {
+      const wanted = rows.find(([of]) => of === sequences)?.[1] ?? Number.NaN
+      const rehearsed = crowd(routed, 8, sequences).wanted
+      expect(rehearsed / wanted).toBeGreaterThan(0.97)
+      expect(rehearsed / wanted).toBeLessThan(1.15)
+    }
   })
 })
 

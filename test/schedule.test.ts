@@ -1,5 +1,5 @@
 // Who shares a step while prompts arrive beside sequences that draw: the time of both, by the clock that
-// the schedule is told. And who gives way where KV blocks run out.
+// the schedule is told. And who gives way where KV blocks run out, or where fewer are wished for.
 import { describe, expect, it } from 'vitest'
 import { KvBlocks } from '../src/engine/kv.js'
 import { PrefixTree } from '../src/engine/prefix.js'
@@ -72,6 +72,50 @@ describe('a schedule whose sequences take blocks as they grow', () => {
     expect(steps[alone]).toEqual([0])
     expect(steps.find((slots) => !slots.includes(0))).toContain(1)
     expect(sequences.map(({ drawn }) => drawn)).toEqual([60, 60, 60])
+  })
+})
+
+describe('a schedule of which fewer are wished for', () => {
+  const sixty = (slot: number) => new Sequence(slot, requestOf([slot], { maxTokens: 60 }))
+
+  it('lets the newest wait with what they have, and go on at once', () => {
+    const tree = new PrefixTree(new KvBlocks(64), () => {})
+    const schedule = new Schedule(tree, 4, 65, 0)
+    for (let slot = 0; slot < 6; slot += 1) schedule.add(sixty(slot))
+    const step = () => {
+      const shares = schedule.next()
+      for (const { sequence, tokens } of shares) {
+        sequence.computed += tokens
+        sequence.accept(1)
+      }
+      return shares.map(({ sequence, tokens }) => [sequence.slot, tokens])
+    }
+    const draws = (...slots: number[]) => slots.map((slot) => [slot, 1])
+    expect(step()).toEqual(draws(0, 1, 2, 3))
+    const { free } = tree
+    schedule.wish(2, false)
+    expect([step(), step(), schedule.places]).toEqual([draws(0, 1), draws(0, 1), 2])
+    expect(tree.free).toBe(free)
+    const [first] = schedule.sequences
+    if (first !== undefined) schedule.remove(first)
+    // Who waits goes before who has not begun.
+    expect(step()).toEqual(draws(1, 2))
+    schedule.wish(9, false)
+    expect([step(), schedule.places]).toEqual([draws(1, 2, 3, 4), 4])
+    expect(schedule.timesParked).toBe(0)
+  })
+
+  it('lets prompts wait while somebody draws', () => {
+    const schedule = new Schedule(new PrefixTree(new KvBlocks(64), () => {}), 3, 65, 0)
+    const [one, other] = [sixty(0), new Sequence(1, requestOf([5, 6, 7], { maxTokens: 9 }))]
+    schedule.add(one)
+    for (const { sequence } of schedule.next()) sequence.computed = 1
+    one.accept(1)
+    schedule.add(other)
+    schedule.wish(3, true)
+    expect(schedule.next().map(({ sequence }) => sequence)).toEqual([one])
+    schedule.remove(one)
+    expect(schedule.next().map(({ sequence }) => sequence)).toEqual([other])
   })
 })
 

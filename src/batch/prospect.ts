@@ -1,108 +1,137 @@
-// What a batch of any size will probably give on this machine with this model, before anything is loaded:
-// sizes from the checkpoint's headers, rates from what is known of the machine. The only one here that
-// looks at either; what follows from them is cost.ts.
-import {
-  type BudgetWishes,
-  type ExpertBudget,
-  loadModeOf,
-  sizesOf,
-  type WeightSizes,
-} from '../engine/budget.js'
-import { type KvType, kvBytesPerToken } from '../engine/layout.js'
-import { knownRates } from '../engine/rates.js'
-import { openCheckpoint } from '../model/checkpoint.js'
+// What a job of any size will probably give on this machine with this model, before anything is loaded: the
+// plan's own model, asked with this config, what is free here and what a job needs. The only one here
+// that looks at either; which size follows from it is size.ts.
+import { machineHere, routingFor } from '../cli/planned.js'
+import type { BudgetWishes } from '../engine/budget.js'
+import type { KvType, MathName } from '../engine/layout.js'
+import type { ModelConfig } from '../model/config.js'
 import type { Environment } from '../model/locate.js'
-import {
-  type ExpertRoom,
-  type MachineRates,
-  type ModelSizes,
-  type StepCost,
-  stepCost,
-} from './cost.js'
+import type { Bottleneck } from '../plan/decode.js'
+import { type Fit, fitOf } from '../plan/fit.js'
+import { type Geometry, geometryOf } from '../plan/geometry.js'
+import { type PlannedMachine, withNumbers } from '../plan/machine.js'
+import { batchPlan } from '../plan/manytokens.js'
+import type { PlannedRouting } from '../plan/routing.js'
+import type { BatchSize } from './size.js'
 
 export interface ProspectWishes extends BudgetWishes {
   readonly kvType: KvType
+  readonly math: MathName
+  readonly threads?: number | undefined
   /** Of the drive, bytes per second; absent: what is known of it. */
   readonly paced?: number | undefined
 }
 
-/** Of free memory, what is left alone beside experts, keys and values. */
-const HEAD_ROOM_SHARE = 0.08
+interface Prospected {
+  readonly fit: Fit
+  readonly tokensPerSecond: number
+  readonly bottleneck: Bottleneck
+}
+
+/** Of what a sequence may need in the end, what it has on average over its time. */
+const shareHeld = 0.5
+
+const boundNames: Readonly<Record<Bottleneck, string>> = {
+  drive: 'the drive',
+  memory: 'memory',
+  processor: 'computing',
+  link: 'the link to the GPU',
+  gpu: 'the GPU',
+}
 
 export class Prospect {
-  readonly #model: ModelSizes
-  readonly #room: ExpertRoom
-  readonly #machine: MachineRates
-  readonly #kvTokenBytes: number
-  readonly #slotBytes: number
-  readonly #isDriveMeasured: boolean
+  readonly #config: ModelConfig
+  readonly #wishes: ProspectWishes
+  readonly #machine: PlannedMachine
+  /** Null: the model has no layer with routed experts, and nothing is planned of it. */
+  readonly #model: { readonly geometry: Geometry; readonly routing: PlannedRouting } | null
 
-  /** Throws ModelError for a checkpoint that cannot be read. */
-  constructor(folder: string, wishes: ProspectWishes, freeBytes: number, environment: Environment) {
-    const checkpoint = openCheckpoint(folder)
-    const { config } = checkpoint
-    const sizes = sizesOf(checkpoint)
-    const { drive, memory, products } = knownRates(folder, environment)
-    this.#model = {
-      moeLayers: config.layers - config.firstMoeLayer,
-      experts: config.experts,
-      topK: config.topK,
-      expertBytes: sizes.experts === 0 ? 0 : sizes.expertBytes / sizes.experts,
-      denseBytes: sizes.denseBytes,
+  constructor(
+    folder: string,
+    config: ModelConfig,
+    wishes: ProspectWishes,
+    freeBytes: number,
+    environment: Environment,
+  ) {
+    const { math, paced, threads } = wishes
+    const { machine } = machineHere(environment, folder, math)
+    const here = withNumbers(machine, { ram: freeBytes }, 'told')
+    const given = {
+      ...(paced === undefined ? {} : { drive: paced }),
+      ...(threads === undefined ? {} : { cores: threads }),
     }
-    this.#room = roomOf(wishes, sizes, freeBytes)
-    this.#machine = {
-      drive: wishes.paced ?? drive.perSecond,
-      memory: memory.perSecond,
-      products: products.perSecond,
-    }
-    this.#isDriveMeasured = wishes.paced !== undefined || drive.isMeasured
-    this.#kvTokenBytes = kvBytesPerToken(config, wishes.kvType)
-    this.#slotBytes = sizes.slotBytes
+    this.#config = config
+    this.#wishes = wishes
+    this.#machine = withNumbers(here, given, 'given')
+    const hasExperts = config.firstMoeLayer < config.layers
+    this.#model = hasExperts ? { geometry: geometryOf(config), routing: routingFor(config) } : null
   }
 
-  /** Of a step of so many sequences, which have the keys and values of so many tokens each. */
-  costOf(sequences: number, tokensEach: number): StepCost {
-    const kvBytes = tokensEach * this.#kvTokenBytes
-    return stepCost(sequences, this.#model, this.#room, this.#machine, kvBytes)
+  /** With so many sequences in each step, of an engine that is opened so; 0 where that does not fit. */
+  rateOf(sequences: number, opened: BatchSize): number {
+    // Without experts nothing is known but that weights are read once for all.
+    if (this.#model === null) return sequences
+    return this.#prospected(sequences, opened)?.tokensPerSecond ?? 0
   }
 
   /** One sentence: why so many, and what it costs. */
-  told(sequences: number, tokensEach: number): string {
-    const rate = (size: number) => shortly(this.costOf(size, tokensEach).tokensPerSecond)
-    const { bound } = this.costOf(sequences, tokensEach)
-    const half = Math.ceil(sequences / 2)
+  told(size: BatchSize): string {
+    const { sequences: most, atFirst } = size
+    const sequences = atFirst ?? most
+    const tried =
+      atFirst === null
+        ? ''
+        : `; more and fewer are tried out${most > sequences ? `, up to ${most}` : ''}`
+    const found = this.#prospected(sequences, size)
+    if (found === null) return `${sequences} at once${tried}`
+    const { drive } = this.#machine
+    const { tokensPerSecond, bottleneck, fit } = found
     const assumed =
-      bound === 'drive' && !this.#isDriveMeasured
-        ? ` (assumed at ${this.#machine.drive / 1e9} GB/s; doctor measures it)`
+      bottleneck === 'drive' && drive.source === 'assumed'
+        ? ` (assumed at ${drive.value / 1e9} GB/s; doctor measures it)`
         : ''
-    const other = half < sequences ? `, with ${half} ${rate(half)}` : ''
-    return `${sequences} at once: about ${rate(sequences)} tokens/s by ${bound === 'drive' ? 'the drive' : bound}${assumed}${other}${this.#displaced(sequences, tokensEach)}`
+    const half = Math.ceil(sequences / 2)
+    const other = half < sequences ? `, with ${half} ${shortly(this.rateOf(half, size))}` : ''
+    return `${sequences} at once: about ${shortly(tokensPerSecond)} tokens/s by ${boundNames[bottleneck]}${assumed}${other}${this.#displaced(fit, size)}${tried}`
   }
 
   /** What keys and values take from experts. */
-  #displaced(sequences: number, tokensEach: number): string {
-    if (this.#room.kind !== 'left') return ''
-    const bytes = sequences * tokensEach * this.#kvTokenBytes
-    const all = this.#model.moeLayers * this.#model.experts
-    const fewer = Math.max(0, all - this.costOf(sequences, tokensEach).slots)
-    const taken = Math.min(fewer, Math.ceil(bytes / this.#slotBytes))
-    return taken === 0 ? '' : `; their keys and values take the slots of ${taken} experts`
+  #displaced({ slots }: Fit, size: BatchSize): string {
+    const { contextTokens } = size
+    const alone = this.#fitFor({
+      sequences: 1,
+      atFirst: null,
+      contextTokens,
+      kvTokens: contextTokens,
+    })
+    const taken = alone === null ? 0 : alone.slots.ram - slots.ram
+    return taken <= 0 ? '' : `; their keys and values take the slots of ${taken} experts`
   }
-}
 
-function roomOf(wishes: BudgetWishes, sizes: WeightSizes, freeBytes: number): ExpertRoom {
-  if (loadModeOf(wishes, sizes) === 'mapped') return { kind: 'memory' }
-  const { slotBytes, experts, denseBytes, scaleBytes } = sizes
-  const { expertRam } = wishes
-  if (expertRam !== undefined)
-    return { kind: 'slots', slots: slotsOf(expertRam, experts, slotBytes) }
-  const bytes = freeBytes * (1 - HEAD_ROOM_SHARE) - denseBytes - scaleBytes
-  return { kind: 'left', bytes, slotBytes }
-}
+  #prospected(sequences: number, opened: BatchSize): Prospected | null {
+    const fit = this.#fitFor(opened)
+    if (this.#model === null || fit === null) return null
+    const placed = { ...this.#model, machine: this.#machine, fit }
+    const positions = (shareHeld * opened.kvTokens) / opened.sequences
+    const { tokensPerSecond, bottleneck } = batchPlan(placed, sequences, positions)
+    return { fit, tokensPerSecond: tokensPerSecond.likely, bottleneck }
+  }
 
-function slotsOf(budget: ExpertBudget, experts: number, slotBytes: number): number {
-  return 'share' in budget ? budget.share * experts : budget.bytes / slotBytes
+  #fitFor({ sequences, contextTokens, kvTokens }: BatchSize): Fit | null {
+    if (this.#model === null) return null
+    const { kvType, expertRam, expertRamMost, loadMode } = this.#wishes
+    const wishes = {
+      kvType,
+      expertRam,
+      expertRamMost,
+      loadMode,
+      sequences,
+      contextTokens,
+      kvTokens,
+    }
+    const fit = fitOf(this.#config, this.#model.geometry, this.#machine, wishes)
+    return 'problem' in fit ? null : fit
+  }
 }
 
 function shortly(value: number): string {

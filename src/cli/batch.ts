@@ -21,7 +21,7 @@ import { Prospect } from '../batch/prospect.js'
 import { type QuestionMeans, Questions } from '../batch/question.js'
 import type { DoneLine, JobHead } from '../batch/records.js'
 import { Results } from '../batch/results.js'
-import { type BatchSize, batchSize, openedFor } from '../batch/size.js'
+import { type BatchSize, batchSize, openedFor, type RateOf } from '../batch/size.js'
 import { type Survey, survey } from '../batch/survey.js'
 import { Tally } from '../batch/tally.js'
 import { Engine } from '../engine/engine.js'
@@ -66,7 +66,6 @@ export async function batch(model: string | undefined, flags: BatchFlags): Promi
     view?.log.push(line)
     if (view?.isOpen !== true) tell(line)
   })
-  if (flags.json) log.line('--json has no effect on batch: its output is JSON lines')
   const config = readConfig(source.folder, { ropeScaling: flags.ropeScaling })
   const interrupts = new Interrupts()
   const input = await LineFile.open(flags.input)
@@ -295,6 +294,7 @@ class BatchCommand {
         view === null ? await work() : await view.watch(engine, () => screen.figures(), work, park)
       screen.end()
       if (isDone) for (const line of screen.summary()) log.line(line)
+      if (isDone && flags.json) process.stdout.write(`${JSON.stringify(screen.report())}\n`)
       return !isDone
     } catch (error) {
       screen.end()
@@ -322,9 +322,11 @@ class BatchCommand {
       return { size: batchSize(needs, wish, this.#kvTokensFree), reason: null }
     }
     const wishes = { ...flags, paced: paced?.bytesPerSecond }
-    const prospect = new Prospect(this.source.folder, wishes, availableBytes(), process.env)
-    const size = batchSize(needs, (...of) => prospect.costOf(...of), this.#kvTokensFree)
-    return { size, reason: prospect.told(size.sequences, size.kvTokens / size.sequences) }
+    const { folder } = this.source
+    const prospect = new Prospect(folder, this.config, wishes, availableBytes(), process.env)
+    const rateOf: RateOf = (...of) => prospect.rateOf(...of)
+    const size = batchSize(needs, rateOf, this.#kvTokensFree)
+    return { size, reason: prospect.told(size) }
   }
 
   #tellSize({ sequences, kvTokens }: BatchSize, survey: Survey, reason: string | null): void {

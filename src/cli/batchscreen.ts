@@ -2,7 +2,7 @@
 // own elsewhere, and a summary at the end. Figures come from the tally and from the engine's counters.
 import type { Tally } from '../batch/tally.js'
 import type { EngineFacts } from '../engine/protocol.js'
-import { FillFigure, KvFigure, readUsage, usageBetween } from '../engine/stats.js'
+import { FillFigure, KvFigure, readUsage, usageBetween, WidthFigure } from '../engine/stats.js'
 import type { JobFigures } from '../engine/telemetry.js'
 import type { SharedFlags } from './flags.js'
 import type { ProgressStream } from './progress.js'
@@ -64,6 +64,7 @@ export class BatchScreen {
         `this run: ${tally.drawn} tokens in ${timeText(seconds)}, ${(tally.drawn / seconds).toPrecision(3)} per second` +
           (experts === null ? '' : `; ${experts.toPrecision(3)} experts a layer and step`),
         this.#fill(),
+        ...this.#width(),
       )
       if (requests > 0)
         texts.push(`experts: ${misses} of ${requests} requests missed, ${sizeText(bytesRead)} read`)
@@ -84,8 +85,9 @@ export class BatchScreen {
   #fill(): string {
     const { counters, plan } = this.facts
     const of = (figure: number) => counters.fill[figure] ?? 0
+    const places = counters.width[WidthFigure.best] || plan.sequences
     const texts = [
-      `mean batch ${meanOf(of(FillFigure.sequences), of(FillFigure.steps))} of ${plan.sequences} in ${of(FillFigure.steps)} steps`,
+      `mean batch ${meanOf(of(FillFigure.sequences), of(FillFigure.steps))} of ${places} in ${of(FillFigure.steps)} steps`,
     ]
     const full = of(FillFigure.fullSteps)
     if (full > 0)
@@ -100,6 +102,59 @@ export class BatchScreen {
     if (restored + again > 0)
       texts.push(`${restored} tokens came back from the drive, ${again} were computed again`)
     return texts.join('; ')
+  }
+
+  /** How many answers at once were found to be best, where that was tried. */
+  #width(): string[] {
+    const of = (figure: number) => this.facts.counters.width[figure] ?? 0
+    const [atFirst, best, trials] = [WidthFigure.atFirst, WidthFigure.best, WidthFigure.trials].map(
+      of,
+    )
+    if (trials === 0) return []
+    const other =
+      best === atFirst
+        ? ', as at first'
+        : `, ${of(WidthFigure.speed).toFixed(2)} times as fast as the ${atFirst} at first`
+    const end = of(WidthFigure.settled) === 1 ? '' : '; not all was tried'
+    return [
+      `${best} at once were best by what was measured${other}: ${trials} other ${trials === 1 ? 'number' : 'numbers'} tried${end}`,
+    ]
+  }
+
+  /** The same for a program, keys as a promise. Rates in tokens per second; shares and means of steps. */
+  report() {
+    const { tally, facts } = this
+    const { misses, requests, bytesRead } = this.#usage()
+    const { fill, width, kv } = facts.counters
+    const of = (figure: number) => fill[figure] ?? 0
+    const found = (figure: number) => width[figure] ?? 0
+    const mean = (sum: number, count: number) => (of(count) === 0 ? null : of(sum) / of(count))
+    return {
+      lines: tally.lines,
+      answered: tally.answered,
+      prompt_tokens: tally.promptTokens,
+      completion_tokens: tally.completionTokens,
+      drawn_tokens: tally.drawn,
+      known_tokens: kv[KvFigure.hitTokens] ?? 0,
+      seconds: this.#seconds(),
+      tokens_s: tally.drawn / this.#seconds(),
+      experts: { requests, misses, bytes_read: bytesRead },
+      steps: {
+        count: of(FillFigure.steps),
+        mean_batch: mean(FillFigure.sequences, FillFigure.steps),
+        full_share: mean(FillFigure.fullShares, FillFigure.fullSteps),
+        parked: of(FillFigure.parked),
+      },
+      batch: {
+        most: facts.plan.sequences,
+        at_first: found(WidthFigure.atFirst) || null,
+        best: found(WidthFigure.best) || null,
+        tried: found(WidthFigure.trials),
+        changed: found(WidthFigure.changes),
+        speed: found(WidthFigure.speed) || null,
+        settled: found(WidthFigure.settled) === 1,
+      },
+    }
   }
 
   #show(): void {

@@ -47,8 +47,8 @@ export function existing(folder: string): string {
   return there
 }
 
-/** Sizes in bytes, rates in bytes per second. Keys as `doctor --json` prints them. */
-function reportOf({ host, memory, drives, graphics, cuda, findings }: Examination) {
+/** Sizes in bytes, rates in bytes or multiply-adds per second. Keys as `doctor --json` prints them. */
+function reportOf({ host, memory, computing, drives, graphics, cuda, findings }: Examination) {
   const { processor, kernel, allowsUring } = host
   return {
     kernel,
@@ -71,6 +71,13 @@ function reportOf({ host, memory, drives, graphics, cuda, findings }: Examinatio
       huge_pages: host.memory.hugePages,
       bytes_per_second: memory.bytesPerSecond,
       measured: memory.measured,
+    },
+    computing: {
+      threads: computing.threads,
+      products_per_second: computing.productsPerSecond,
+      bf16_products_per_second: computing.bf16ProductsPerSecond,
+      one_token_bytes_per_second: computing.oneTokenBytesPerSecond,
+      measured: computing.measured,
     },
     drives: drives.map(driveReport),
     gpus: graphics.gpus.map(({ name, bytes, freeBytes, link }) => ({
@@ -125,6 +132,9 @@ function driveReport({ drive, reads, problem }: ExaminedDrive) {
     reader: reads?.reader ?? null,
     bytes_per_second: reads?.bytesPerSecond ?? null,
     measured: reads?.measured ?? null,
+    beside: reads?.beside
+      ? { bytes_per_second: reads.beside.bytesPerSecond, computing: reads.beside.computing }
+      : null,
     rates: (reads?.rates ?? []).map(({ chunkBytes, depth, bytesPerSecond }) => ({
       chunk_bytes: chunkBytes,
       depth,

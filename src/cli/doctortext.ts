@@ -5,7 +5,7 @@ import type { Examination } from '../engine/doctor.js'
 import type { Disk, Drive } from '../engine/drives.js'
 import type { FoundGpus } from '../engine/gpu.js'
 import type { Host } from '../engine/host.js'
-import type { DriveMeasure, MemoryMeasure } from '../engine/machine.js'
+import type { ComputingMeasure, DriveMeasure, MemoryMeasure } from '../engine/machine.js'
 import type { ExaminedDrive, Finding } from '../engine/remedies.js'
 import { oneLine } from './failure.js'
 import { sizeText } from './progress.js'
@@ -14,9 +14,13 @@ type Row = readonly [name: string, value: string]
 
 /** Lines of text, the last one ended. */
 export function examinationText(found: Examination): string {
-  const { host, memory, drives, graphics, cuda, findings } = found
+  const { host, memory, computing, drives, graphics, cuda, findings } = found
   const parts = [
-    rowsText([...machineRows(host, memory), ...gpuRows(graphics), ['CUDA', cudaText(cuda)]]),
+    rowsText([
+      ...machineRows(host, memory, computing),
+      ...gpuRows(graphics),
+      ['CUDA', cudaText(cuda)],
+    ]),
     ...drives.map((one) => `${rowsText(driveRows(one))}${one.reads ? ratesText(one.reads) : ''}`),
     findingsText(findings),
   ]
@@ -29,7 +33,7 @@ function rowsText(rows: readonly Row[]): string {
 
 const NAME_WIDTH = 12
 
-function machineRows(host: Host, measured: MemoryMeasure): Row[] {
+function machineRows(host: Host, measured: MemoryMeasure, computing: ComputingMeasure): Row[] {
   const { processor, memory, kernel, allowsUring } = host
   const { model, cores, machineCores, online, instructionSet, nodes } = processor
   const all = cores === machineCores ? `${cores} cores` : `${cores} of ${machineCores} cores`
@@ -40,6 +44,7 @@ function machineRows(host: Host, measured: MemoryMeasure): Row[] {
   return [
     ['processor', `${model}, ${all}, ${online} processors${clock}`],
     ['computes by', `${instructionSet} (has ${processor.features.join(', ') || 'none of ours'})`],
+    ['', computingText(computing, measured)],
     [
       'memory',
       `${sizeText(memory.availableBytes)} of ${sizeText(memory.bytes)} free${group}; ` +
@@ -48,6 +53,28 @@ function machineRows(host: Host, measured: MemoryMeasure): Row[] {
     ['', `read at ${sizeText(measured.bytesPerSecond)}/s (${dateText(measured.measured)})`],
     ['kernel', `${kernel}, io_uring ${allowsUring ? 'allowed' : 'switched off'}`],
   ]
+}
+
+/** Of a step of one token what counts is how much of reading memory its products are; of many, how many there are. */
+function computingText(
+  {
+    productsPerSecond,
+    bf16ProductsPerSecond,
+    oneTokenBytesPerSecond,
+    threads,
+    measured,
+  }: ComputingMeasure,
+  memory: MemoryMeasure,
+): string {
+  const billions = (rate: number) => `${(rate / 1e9).toPrecision(3)} billion`
+  const bf16 =
+    bf16ProductsPerSecond === null ? '' : `, ${billions(bf16ProductsPerSecond)} with --math bf16`
+  const share = Math.round((100 * oneTokenBytesPerSecond) / memory.bytesPerSecond)
+  const by = threads === 1 ? '1 thread' : `${threads} threads`
+  return (
+    `${billions(productsPerSecond)} products a second by ${by} for many tokens${bf16}; ` +
+    `for one, weights at ${sizeText(oneTokenBytesPerSecond)}/s, ${share} % of reading memory (${dateText(measured)})`
+  )
 }
 
 function gpuRows({ gpus, problem }: FoundGpus): Row[] {
@@ -79,6 +106,19 @@ function driveRows({ drive, reads, problem }: ExaminedDrive): Row[] {
           'reads',
           `${sizeText(reads.bytesPerSecond)}/s by ${reads.reader} (${dateText(reads.measured)})`,
         ],
+    ...besideRows(reads),
+  ]
+}
+
+function besideRows(reads: DriveMeasure | null): Row[] {
+  if (!reads?.beside) return []
+  const { bytesPerSecond, computing } = reads.beside
+  const share = Math.round(100 * computing)
+  return [
+    [
+      '',
+      `${sizeText(bytesPerSecond)}/s while all cores compute, which then do ${share} % of what they do alone`,
+    ],
   ]
 }
 

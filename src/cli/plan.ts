@@ -1,21 +1,18 @@
 // `plan`: what to expect of a model on this machine, or on one that is described, before a byte of its weights
 // is there. Columns side by side are the machine with changes. Told as a table, an object or a page.
 import { examine } from '../engine/doctor.js'
-import { knownMachine } from '../engine/knownmachine.js'
 import { cacheFolder } from '../model/locate.js'
 import type { Misfit } from '../plan/fit.js'
 import { type Forecast, type ForecastWishes, forecast, type Subject } from '../plan/forecast.js'
 import { geometryOf } from '../plan/geometry.js'
 import { assumedMachine, freeOf, type PlannedMachine, withNumbers } from '../plan/machine.js'
 import { type PlannedModel, plannedModel } from '../plan/published.js'
-import { isAlike, madeRouting, type PlannedRouting, recordedRouting } from '../plan/routing.js'
-import { readRouting } from '../simulate/source.js'
 import { existing } from './doctor.js'
 import { Failure, Status } from './failure.js'
-import { routersOf } from './foresight.js'
 import { Log } from './log.js'
 import { writeWhole } from './outfile.js'
 import type { MachineNumbers, PlanFlags } from './planflags.js'
+import { machineHere, routingFor } from './planned.js'
 import { planPage } from './planpage.js'
 import { planReport } from './planreport.js'
 import { planTable } from './plantable.js'
@@ -35,8 +32,6 @@ export interface Planned {
   readonly columns: readonly Column[]
 }
 
-const bundledRouting = 'models/routing/ring-tiny.trace'
-
 /** Returns the exit status; throws for everything that a person is to be told. */
 export async function plan(name: string, flags: PlanFlags): Promise<number> {
   const log = new Log(flags.quiet ?? false)
@@ -45,7 +40,11 @@ export async function plan(name: string, flags: PlanFlags): Promise<number> {
   if (config.firstMoeLayer >= config.layers) {
     throw new Failure(`${model.name}: has no layer with routed experts; nothing is to be planned`)
   }
-  const subject = { config, geometry: geometryOf(config), routing: routingOf(model, flags) }
+  const subject = {
+    config,
+    geometry: geometryOf(config),
+    routing: routingFor(config, flags.routing),
+  }
   const wishes = {
     contextTokens: flags.ctxSize,
     kvType: flags.kvType,
@@ -68,16 +67,10 @@ export async function plan(name: string, flags: PlanFlags): Promise<number> {
   return Status.done
 }
 
-function routingOf({ config }: PlannedModel, { routing }: PlanFlags): PlannedRouting {
-  const trace = readRouting(routing ?? bundled(bundledRouting))
-  if (routing === undefined && !isAlike(trace, config)) return madeRouting(config)
-  return recordedRouting(trace, routersOf(trace, undefined), config)
-}
-
 /** This machine, as far as it is known, with what was said of it. */
 async function machineOf(
   { folder }: PlannedModel,
-  { machine: numbers = {}, measure }: PlanFlags,
+  { machine: numbers = {}, math, measure }: PlanFlags,
   log: Log,
 ): Promise<PlannedMachine> {
   const isDescribed = ['ram', 'cores', 'memory', 'drive'].every((name) => name in numbers)
@@ -92,17 +85,11 @@ async function machineOf(
     })
     if (note !== null) log.line(note)
   }
-  const { host, memory, reads } = knownMachine(process.env, place)
-  if (memory === null || reads === null) {
+  const { machine, isMeasured } = machineHere(process.env, place, math)
+  if (!isMeasured) {
     log.line(`not everything here was measured: --measure, or doctor ${place}, does`)
   }
-  const told = { ram: host.memory.availableBytes, cores: host.processor.cores }
-  const measured = {
-    ...(memory === null ? {} : { memory: memory.bytesPerSecond }),
-    ...(reads === null ? {} : { drive: reads.bytesPerSecond }),
-  }
-  const here = withNumbers(withNumbers(assumedMachine(), told, 'told'), measured, 'measured')
-  return given(here, numbers)
+  return given(machine, numbers)
 }
 
 function given(machine: PlannedMachine, numbers: MachineNumbers): PlannedMachine {

@@ -1,11 +1,11 @@
 // The flags of `plan`, which starts no engine and so takes none of the shared ones but those that divide memory.
 import type { Command } from 'commander'
 import { type MachineName, machineNames } from '../plan/machine.js'
-import { type Budget, budget, filled, whole } from './argument.js'
+import { type Budget, budget, filled, real, whole } from './argument.js'
 import { addAll, option } from './flags.js'
-import { bytesOf, machineWords, rateOf, secondsOf } from './machinewords.js'
+import { bytesOf, machineWords, rateOf, secondsOf, shareOf } from './machinewords.js'
 
-/** Numbers of a machine, in bytes, bytes per second and seconds; ram is all that it has. */
+/** Numbers of a machine, in bytes, bytes per second, seconds and multiply-adds per second; ram is all that it has. */
 export type MachineNumbers = Partial<Readonly<Record<MachineName, number>>>
 
 /** A column: how it was written, and what it says. */
@@ -23,6 +23,7 @@ export interface PlanFlags {
   readonly batch: readonly number[]
   readonly ctxSize?: number
   readonly kvType: 'bf16' | 'f32'
+  readonly math: 'f32' | 'bf16'
   readonly expertRam?: Budget
   readonly routing?: string
   readonly html?: string
@@ -35,8 +36,12 @@ const help = `
   ram=256GiB       all memory; the system keeps 2 GiB of it
   cores=16         that compute
   memory=60GB/s    what memory is read at, by all of them
+  reading=96%      of that, what computing one token reads weights at (96%)
+  products=70e9    multiply-adds of a core in a second, of each token but one (70e9)
   drive=7GB/s      what a drive reads in a second
   drives=2         of them, with a copy of the files each
+  beside=88%       of that, what is left while all cores compute (88%; 100% of a drive that is given)
+  lost=80ms        of computing, for each GB that is read meanwhile (0)
   latency=100us    until a chunk begins to arrive (100us)
   chunk=2MiB       what is read at once (2MiB)
   depth=32         chunks under way (32)
@@ -65,6 +70,9 @@ export function addPlanFlags(command: Command): Command {
     option('--kv-type <type>', 'how keys and values are kept')
       .choices(['bf16', 'f32'])
       .default('bf16'),
+    option('--math <kind>', 'products, as the other commands have them')
+      .choices(['f32', 'bf16'])
+      .default('f32'),
     option('--expert-ram <size>', 'memory for experts: 96GiB, or 25% of all', budget),
     option('--routing <trace>', 'routing of this model, recorded by --trace', filled('a trace')),
     option('--html <file>', 'writes a page of curves', filled('a file name')),
@@ -81,8 +89,12 @@ const parsers: Readonly<Record<MachineName, (text: string) => number>> = {
   ram: bytesOf,
   cores: whole(1, 1024),
   memory: rateOf,
+  reading: shareOf,
+  products: real(1e6, 1e15),
   drive: rateOf,
   drives: whole(1, 64),
+  beside: shareOf,
+  lost: (text) => secondsOf(text) / 1e9,
   latency: secondsOf,
   chunk: bytesOf,
   depth: whole(1, 4096),

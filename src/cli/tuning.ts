@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import { join } from 'node:path'
 import { Prospect } from '../batch/prospect.js'
-import { type BatchSize, batchSize, openedFor } from '../batch/size.js'
+import { type BatchSize, batchSize, openedFor, type RateOf } from '../batch/size.js'
 import { type Contest, contest, median, Noise } from '../engine/contest.js'
 import { Engine } from '../engine/engine.js'
 import { batchKnobs, type Given, knobsOf } from '../engine/knobs.js'
@@ -14,6 +14,7 @@ import type { EngineFacts } from '../engine/protocol.js'
 import { type Game, type Knob, search, type Trial } from '../engine/search.js'
 import { flagOf, type Settings, valueText } from '../engine/settings.js'
 import { coresHere } from '../engine/tuned.js'
+import { readConfig } from '../model/config.js'
 import type { Tokenizer } from '../model/tokenizer.js'
 import { benchPrompts } from './benchprompts.js'
 import { rawPrompt } from './conversation.js'
@@ -76,6 +77,7 @@ export class Tuning {
   /** What each load drew the first time. */
   readonly #drawn = new Map<Load, string>()
   #tokensPerRun = 0
+  #prospect: Prospect | null = null
   #isCutShort = false
 
   constructor(
@@ -243,14 +245,23 @@ export class Tuning {
     }
   }
 
-  /** As many sequences as a job has, which decides by itself where nobody says. */
+  /** As many sequences as a job has, or begins with where nobody says; none is tried out while it runs. */
   #sizeOf({ prompts, tokens }: Load, { maxBatch }: Settings): BatchSize {
-    const { paced, ...flags } = this.flags
-    const wishes = { ...flags, paced: paced?.bytesPerSecond }
-    const prospect = new Prospect(this.source.folder, wishes, availableBytes(), process.env)
     const needs = prompts.map((prompt) => prompt.length + tokens)
-    const wish = maxBatch ?? ((...of: [number, number]) => prospect.costOf(...of))
-    return batchSize(needs, wish, Number.POSITIVE_INFINITY)
+    const of = (wish: number | RateOf) => batchSize(needs, wish, Number.POSITIVE_INFINITY)
+    if (maxBatch !== undefined) return of(maxBatch)
+    const prospect = this.#prospect ?? this.#newProspect()
+    this.#prospect = prospect
+    const { sequences, atFirst } = of((...asked) => prospect.rateOf(...asked))
+    return of(atFirst ?? sequences)
+  }
+
+  #newProspect(): Prospect {
+    const { paced, ...flags } = this.flags
+    const { folder } = this.source
+    const config = readConfig(folder, { ropeScaling: flags.ropeScaling })
+    const wishes = { ...flags, paced: paced?.bytesPerSecond }
+    return new Prospect(folder, config, wishes, availableBytes(), process.env)
   }
 
   /** What would make a run quicker than it is, or depend on those before, is left out. */

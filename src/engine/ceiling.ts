@@ -23,6 +23,7 @@ function driveCeiling(checkpoint: Checkpoint, reads: ReadWishes, seed: number): 
       bytes: bytesPerProbe,
       seconds: secondsPerProbe,
       seed,
+      besideThreads: 0,
     })
     return bytesPerSecond
   })

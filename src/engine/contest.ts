@@ -77,6 +77,55 @@ function squaresOf(ratios: readonly number[]): number[] {
   return logs.map((log) => (log - mean) ** 2 * widened)
 }
 
+type Verdict = 'won' | 'lost' | 'open'
+
+/** A contest while it goes on: whose run is next, and what those so far say. */
+export class Duel {
+  readonly forward: number[] = []
+  readonly reverse: number[] = []
+  #verdict: Verdict = 'open'
+  #first = Number.NaN
+
+  constructor(private readonly noise: Noise) {}
+
+  /** Lost also where it stays undecided. */
+  get verdict(): Verdict {
+    return this.#verdict
+  }
+
+  get isNextChallenger(): boolean {
+    return this.#isForward === !Number.isNaN(this.#first)
+  }
+
+  /** Seconds of the next run, infinite where the challenger cannot be run. */
+  add(seconds: number): void {
+    if (Number.isNaN(this.#first)) {
+      this.#first = seconds
+      return
+    }
+    if (this.#isForward) this.forward.push(this.#first / seconds)
+    else this.reverse.push(seconds / this.#first)
+    this.#first = Number.NaN
+    this.#judge()
+    if (this.#verdict !== 'open') this.noise.add([...this.forward, ...this.reverse])
+  }
+
+  get #isForward(): boolean {
+    const pairs = this.forward.length + this.reverse.length
+    return pairs % (2 * PAIRS_AT_ONCE) < PAIRS_AT_ONCE
+  }
+
+  #judge(): void {
+    const { forward, reverse } = this
+    const pairs = forward.length + reverse.length
+    if (pairs === 1 && (forward[0] ?? 0) < HOPELESS) this.#verdict = 'lost'
+    if (pairs % PAIRS_AT_ONCE !== 0) return
+    const verdict = verdictOf(forward, reverse, this.noise)
+    const isLast = pairs === 2 * PAIRS_AT_ONCE * ROUNDS_MOST
+    this.#verdict = verdict === 'open' && isLast ? 'lost' : verdict
+  }
+}
+
 /**
  * Runs both in turn until it is clear whether the challenger is faster by LEAST_GAIN at least, in either
  * order. A run gives its seconds; a challenger that cannot be run gives infinity.
@@ -86,43 +135,16 @@ export async function contest(
   challenger: () => Promise<number>,
   noise: Noise,
 ): Promise<Contest> {
-  const forward: number[] = []
-  const reverse: number[] = []
-  const isWon = await isFaster(champion, challenger, noise, forward, reverse)
-  noise.add([...forward, ...reverse])
-  return { forward, reverse, isWon }
-}
-
-async function isFaster(
-  champion: () => Promise<number>,
-  challenger: () => Promise<number>,
-  noise: Noise,
-  forward: number[],
-  reverse: number[],
-): Promise<boolean> {
-  for (let round = 0; round < ROUNDS_MOST; round += 1) {
-    for (let pair = 0; pair < PAIRS_AT_ONCE; pair += 1) {
-      const before = await champion()
-      forward.push(before / (await challenger()))
-      if (forward.length === 1 && (forward[0] ?? 0) < HOPELESS) return false
-    }
-    if (verdictOf(forward, reverse, noise) === 'lost') return false
-    for (let pair = 0; pair < PAIRS_AT_ONCE; pair += 1) {
-      const before = await challenger()
-      reverse.push((await champion()) / before)
-    }
-    const verdict = verdictOf(forward, reverse, noise)
-    if (verdict !== 'open') return verdict === 'won'
+  const duel = new Duel(noise)
+  while (duel.verdict === 'open') {
+    duel.add(await (duel.isNextChallenger ? challenger() : champion()))
   }
-  return false
+  const { forward, reverse, verdict } = duel
+  return { forward, reverse, isWon: verdict === 'won' }
 }
 
 /** Lost: what was seen does not even allow a gain worth keeping. Won: both orders show it, beyond the noise. */
-function verdictOf(
-  forward: readonly number[],
-  reverse: readonly number[],
-  noise: Noise,
-): 'won' | 'lost' | 'open' {
+function verdictOf(forward: readonly number[], reverse: readonly number[], noise: Noise): Verdict {
   const all = [...forward, ...reverse]
   // The challenger cannot be run.
   if (all.includes(0)) return 'lost'

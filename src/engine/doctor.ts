@@ -1,6 +1,6 @@
 // `doctor`: this machine, told and measured. What the system tells is read anew each time; what takes time
 // to measure is taken from the record of earlier runs where it stands, and kept there at once.
-import { measureMemory, probe } from '../../native/index.js'
+import { Limit, MathKind, measureMemory, measureProducts, probe } from '../../native/index.js'
 import { ModelError } from '../model/error.js'
 import type { Environment } from '../model/locate.js'
 import { type GpuBackend, probeGpu } from './backend.js'
@@ -9,6 +9,7 @@ import { type Drive, driveOf } from './drives.js'
 import { type FoundGpus, findGpus } from './gpu.js'
 import { type Host, hostOf } from './host.js'
 import {
+  type ComputingMeasure,
   type MachineRecord,
   type MemoryMeasure,
   machineKey,
@@ -18,6 +19,7 @@ import {
 } from './machine.js'
 import { reasonOf } from './manifest.js'
 import { type ExaminedDrive, type Finding, findingsOf } from './remedies.js'
+import { kernelsKey } from './tuned.js'
 
 export interface ExamineWishes {
   /** Each must be there; drives that several share are examined once. */
@@ -27,6 +29,8 @@ export interface ExamineWishes {
   readonly signal: AbortSignal
   readonly environment?: Environment
   readonly effort?: ReadEffort
+  /** For each of what is measured of computing; absent: enough of them. */
+  readonly computeSeconds?: number
   /** Called before something is measured. */
   readonly onMeasuring: (what: string) => void
 }
@@ -34,6 +38,7 @@ export interface ExamineWishes {
 export interface Examination {
   readonly host: Host
   readonly memory: MemoryMeasure
+  readonly computing: ComputingMeasure
   readonly drives: readonly ExaminedDrive[]
   readonly graphics: FoundGpus
   /** The GPU that this build could compute on, or why there is none. */
@@ -42,6 +47,10 @@ export interface Examination {
   /** Why what was measured could not be kept; null where it was. */
   readonly note: string | null
 }
+
+const usualComputeSeconds = 0.25
+/** Of a step that is bound by multiplying. */
+const manyTokens = Limit.unordered_tokens
 
 /** Throws ModelError for a folder that is not there, the signal's reason when it is aborted. */
 export async function examine(wishes: ExamineWishes): Promise<Examination> {
@@ -53,10 +62,12 @@ export async function examine(wishes: ExamineWishes): Promise<Examination> {
   const kept = new Kept(wishes, machineKey(host))
   signal.throwIfAborted()
   const memory = kept.memory ?? kept.keepMemory(measuredMemory(onMeasuring))
+  const computing = kept.computing ?? kept.keepComputing(measuredComputing(host, wishes))
   const examined: ExaminedDrive[] = []
-  for (const drive of drives) examined.push(await examinedDrive(drive, kept, wishes))
+  const { cores } = host.processor
+  for (const drive of drives) examined.push(await examinedDrive(drive, cores, kept, wishes))
   const findings = findingsOf(host, examined, graphics.gpus)
-  return { host, memory, drives: examined, graphics, cuda, findings, note: kept.note }
+  return { host, memory, computing, drives: examined, graphics, cuda, findings, note: kept.note }
 }
 
 function foundUnder(folder: string): Drive {
@@ -76,8 +87,32 @@ function measuredMemory(onMeasuring: (what: string) => void): MemoryMeasure {
   return { bytesPerSecond: Math.round(measureMemory(0)), measured: new Date().toISOString() }
 }
 
+function measuredComputing(
+  { processor }: Host,
+  { computeSeconds = usualComputeSeconds, onMeasuring }: ExamineWishes,
+): ComputingMeasure {
+  onMeasuring('computing')
+  const threads = processor.cores
+  const rates = (math: keyof typeof MathKind) => {
+    const tokens = [1, manyTokens]
+    const asked = { threads, math: MathKind[math], tokens, seconds: computeSeconds }
+    const [one = 0, many = 0] = measureProducts(asked)
+    return { one, each: one === 0 ? null : Math.round((manyTokens - 1) / (1 / many - 1 / one)) }
+  }
+  const [f32, bf16] = [rates('f32'), rates('bf16')]
+  return {
+    threads,
+    productsPerSecond: f32.each ?? 0,
+    bf16ProductsPerSecond: bf16.each,
+    oneTokenBytesPerSecond: Math.round(f32.one),
+    build: kernelsKey(),
+    measured: new Date().toISOString(),
+  }
+}
+
 async function examinedDrive(
   drive: Drive,
+  threads: number,
   kept: Kept,
   { signal, effort, onMeasuring }: ExamineWishes,
 ): Promise<ExaminedDrive> {
@@ -85,7 +120,7 @@ async function examinedDrive(
   if (known !== null) return { drive, reads: known, problem: null }
   onMeasuring(`the drive of ${drive.folder}`)
   try {
-    const measured = await measureReads(drive.folder, signal, effort)
+    const measured = await measureReads(drive.folder, threads, signal, effort)
     const reads = { drive: drive.key, ...measured, measured: new Date().toISOString() }
     kept.keepReads(reads)
     return { drive, reads, problem: null }
@@ -113,14 +148,27 @@ class Kept {
     return this.wishes.isFresh ? null : this.#record.memory
   }
 
+  /** Of these kernels; those of another build compute at another rate. */
+  get computing(): ComputingMeasure | null {
+    const { computing } = this.#record
+    return this.wishes.isFresh || computing?.build !== kernelsKey() ? null : computing
+  }
+
   reads({ key }: Drive) {
     if (this.wishes.isFresh) return null
-    return this.#record.drives.find(({ drive }) => drive === key) ?? null
+    const found = this.#record.drives.find(({ drive }) => drive === key)
+    // Earlier versions measured less.
+    return found === undefined || found.beside === null ? null : found
   }
 
   keepMemory(memory: MemoryMeasure): MemoryMeasure {
     this.#write({ ...this.#record, memory })
     return memory
+  }
+
+  keepComputing(computing: ComputingMeasure): ComputingMeasure {
+    this.#write({ ...this.#record, computing })
+    return computing
   }
 
   keepReads(reads: Parameters<typeof withReads>[1]): void {

@@ -6,7 +6,14 @@ import fs from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
-import { type DriveRate, isDeviceError, measureDrive, Rung } from '../../native/index.js'
+import {
+  type DriveRate,
+  isDeviceError,
+  MathKind,
+  measureDrive,
+  measureProducts,
+  Rung,
+} from '../../native/index.js'
 import { ModelError } from '../model/error.js'
 import type { DriveMeasure } from './machine.js'
 import { reasonOf } from './manifest.js'
@@ -23,6 +30,8 @@ export interface ReadEffort {
   readonly probeSeconds: number
   /** For the rate that lasts: rounds without a pause between them. */
   readonly lastingRounds: number
+  /** Of reading beside computing, and as many of computing alone. */
+  readonly besideRounds: number
   readonly roundSeconds: number
 }
 
@@ -32,6 +41,7 @@ const defaultEffort: ReadEffort = {
   probeBytes: 512 * MIB,
   probeSeconds: 0.7,
   lastingRounds: 5,
+  besideRounds: 3,
   roundSeconds: 0.9,
 }
 
@@ -44,33 +54,36 @@ const endlessBytes = 2 ** 40
 const patience = 10
 /** Less than this fits into the memory of many a drive, and is no measure. */
 const leastBytes = 64 * MIB
+/** Cores that seem to compute faster beside reads were held up before. */
+const shareMost = 1
 /** Of the free space, what a written file may take. */
 const freeShare = 0.1
 /** Entries that are looked at in search of a large file. */
 const entriesMost = 5000
 
 /**
- * Reads from the drive under a folder; takes some ten seconds, and blocks for at most one at a time. Throws
- * ModelError where there is nothing to read, the signal's reason when it is aborted.
+ * Reads from the drive under a folder, alone and while so many threads compute; takes some ten seconds, and blocks
+ * for at most one at a time. Throws ModelError where there is nothing to read, the signal's reason when it is aborted.
  */
 export async function measureReads(
   folder: string,
+  threads: number,
   signal: AbortSignal,
   effort: ReadEffort = defaultEffort,
 ): Promise<Measured> {
   const existing = largeFileIn(folder, effort.fileBytes)
-  if (existing !== null) return await measured(existing, effort, signal)
+  if (existing !== null) return await measured(existing, threads, effort, signal)
   const written = await writtenIn(folder, effort, signal)
   try {
     const path = `/proc/self/fd/${written.handle.fd}`
-    return await measured({ path, sizeBytes: written.sizeBytes }, effort, signal)
+    return await measured({ path, sizeBytes: written.sizeBytes }, threads, effort, signal)
   } finally {
     await written.handle.close()
   }
 }
 
 /** What is known of a drive once it was read. */
-type Measured = Pick<DriveMeasure, 'reader' | 'rates' | 'bytesPerSecond'>
+type Measured = Pick<DriveMeasure, 'reader' | 'rates' | 'bytesPerSecond' | 'beside'>
 
 interface ReadableFile {
   readonly path: string
@@ -79,14 +92,21 @@ interface ReadableFile {
 
 async function measured(
   file: ReadableFile,
+  threads: number,
   effort: ReadEffort,
   signal: AbortSignal,
 ): Promise<Measured> {
-  const probe = async (point: Point, bytes: number, seconds: number, seed: number) => {
+  const probe = async (
+    point: Point,
+    bytes: number,
+    seconds: number,
+    seed: number,
+    besideThreads = 0,
+  ) => {
     await setImmediate()
     signal.throwIfAborted()
     const io = { rung: Rung.automatic, depth: 0, chunkBytes: 0, faults: [] }
-    const asked = { files: [file], io, ...point, bytes, seconds, seed }
+    const asked = { files: [file], io, ...point, bytes, seconds, seed, besideThreads }
     try {
       return measureDrive(asked)
     } catch (error) {
@@ -109,7 +129,27 @@ async function measured(
     if (round > 0) sum += rate.bytesPerSecond
     reader = rate.reader
   }
-  return { reader, rates, bytesPerSecond: Math.round(sum / effort.lastingRounds) }
+  const beside = await besideComputing(threads, effort, (round) =>
+    probe({ chunkBytes, depth }, endlessBytes, effort.roundSeconds, round, threads),
+  )
+  return { reader, rates, bytesPerSecond: Math.round(sum / effort.lastingRounds), beside }
+}
+
+/** Means of rounds, each behind one of computing alone. */
+async function besideComputing(
+  threads: number,
+  { besideRounds, roundSeconds }: ReadEffort,
+  read: (round: number) => Promise<DriveRate>,
+): Promise<DriveMeasure['beside']> {
+  let [bytes, share] = [0, 0]
+  for (let round = 0; round < besideRounds; round += 1) {
+    const alone = { threads, math: MathKind.f32, tokens: [1], seconds: roundSeconds / 3 }
+    const [aloneBytesPerSecond = 1] = measureProducts(alone)
+    const { bytesPerSecond, weightBytesPerSecond } = await read(round + 1)
+    bytes += bytesPerSecond / besideRounds
+    share += weightBytesPerSecond / aloneBytesPerSecond / besideRounds
+  }
+  return { bytesPerSecond: Math.round(bytes), computing: Math.min(share, shareMost) }
 }
 
 interface Point {

@@ -25,6 +25,11 @@ export interface EngineWishes extends Omit<OpenWishes, 'control' | 'wake' | 'log
   readonly tracePath?: string | undefined
   /** Of the time, from 0 to below 1, what sequences that draw keep while prompts are read. */
   readonly drawShare?: number | undefined
+  /**
+   * Of the sequences that there is room for, how many share a step at first; how many then is found by trying.
+   * Absent: always all.
+   */
+  readonly sequencesAtFirst?: number | undefined
   /** Holds answers to grammars; absent: no request may have one. They outlive the engine. */
   readonly grammars?: GrammarThreads | undefined
   /** Requests that wait in the engine's thread, so that no step waits for this one; absent: none. */
@@ -148,6 +153,7 @@ export class Engine {
       wishes,
       tracePath: wishes.tracePath,
       drawShare: wishes.drawShare,
+      sequencesAtFirst: wishes.sequencesAtFirst,
       control: this.#control,
       wake: this.#wakeWord,
       port: port2,

@@ -23,8 +23,10 @@ import {
   readUsage,
   type Usage,
   usageBetween,
+  WidthFigure,
 } from './stats.js'
 import { step } from './step.js'
+import type { Width } from './width.js'
 
 /** A drawn token. */
 export interface Emission {
@@ -79,6 +81,8 @@ export class Loop {
     private readonly listener: Listener,
     private readonly recorder: TraceRecorder | null = null,
     drawShare: number = usualDrawShare,
+    /** Null: steps have as many sequences as there is room for. */
+    private readonly width: Width | null = null,
   ) {
     const { config } = model.checkpoint
     const { plan } = model
@@ -144,6 +148,7 @@ export class Loop {
   turn(): Reason {
     this.#endUnwanted()
     this.tend()
+    if (this.width !== null) this.#schedule.wish(this.width.wish, this.width.holdsPrompts)
     const shares = this.#schedule.next()
     this.#isParked = shares.length === 0
     this.#countBlocks()
@@ -153,7 +158,9 @@ export class Loop {
     this.#outcome.prepare(shares, this.#moeLayers * this.#topK, this.#scoresPerToken)
     const begin = performance.now()
     const reason = step(this.model.stage, this.#batch, this.#outcome)
-    this.#schedule.took(performance.now() - begin)
+    const ms = performance.now() - begin
+    this.#schedule.took(ms)
+    if (this.width !== null) this.#adapt(this.width, shares, ms / 1000)
     if (reason === Reason.done) this.#handOut(shares)
     else if (reason !== Reason.cancelled) this.#fail(shares, this.#outcome.message)
     this.#endUnwanted()
@@ -168,6 +175,22 @@ export class Loop {
   /** Ends every sequence for the same reason. */
   endAll(reason: FinishReason, message: string): void {
     for (const sequence of this.#schedule.sequences) this.#end(sequence, reason, message)
+  }
+
+  #adapt(width: Width, shares: readonly Share[], seconds: number): void {
+    let [tokens, positions] = [0, 0]
+    for (const share of shares) {
+      tokens += share.tokens
+      positions += share.sequence.computed
+    }
+    width.took(shares.length, tokens, positions, seconds)
+    const figures = this.model.counters.width
+    figures[WidthFigure.atFirst] = width.atFirst
+    figures[WidthFigure.best] = width.best
+    figures[WidthFigure.settled] = width.isSettled ? 1 : 0
+    figures[WidthFigure.trials] = width.trials
+    figures[WidthFigure.changes] = width.changes
+    figures[WidthFigure.speed] = width.speed
   }
 
   #handOut(shares: readonly Share[]): void {

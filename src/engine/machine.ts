@@ -1,6 +1,7 @@
-// What was measured of this machine, kept from one run to the next: how fast memory is read, and each
-// drive at several sizes and depths. A record is of one machine, known by its key; that of another, or
-// one that cannot be read, is as good as none. It measures nothing itself.
+// What was measured of this machine, kept from one run to the next: how fast memory is read and weights are
+// multiplied with, and each drive at several sizes and depths, alone and beside computing. A record is of one
+// machine, known by its key; that of another, or one that cannot be read, is as good as none. It measures
+// nothing itself.
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
@@ -25,6 +26,17 @@ const text = () => z.custom<string>((value) => typeof value === 'string', 'must 
 const rate = () => atLeast(1, 1e15)
 
 const memoryShape = z.object({ bytesPerSecond: rate(), measured: date() })
+const computingShape = z.object({
+  threads: whole(1, 4096),
+  /** Multiply-adds of each token more than one, F32-accurate, and by BF16 products where there are any. */
+  productsPerSecond: rate(),
+  bf16ProductsPerSecond: z.nullable(rate()),
+  /** Weights, where each has one token. */
+  oneTokenBytesPerSecond: rate(),
+  /** The kernels that were measured. */
+  build: text(),
+  measured: date(),
+})
 const readsShape = z.object({
   /** See Drive.key. */
   drive: text(),
@@ -33,6 +45,11 @@ const readsShape = z.object({
   measured: date(),
   /** Many large reads under way, for seconds: what experts are read at. */
   bytesPerSecond: rate(),
+  /**
+   * The same while all cores multiply one token with weights: what the drive gives, and what they do, of what
+   * they do alone.
+   */
+  beside: z.nullable(z.object({ bytesPerSecond: rate(), computing: atLeast(0, 1) })).default(null),
   /** In short bursts, which many a drive gives faster than it can go on. */
   rates: z.array(
     z.object({ chunkBytes: whole(1, GIB), depth: whole(1, 4096), bytesPerSecond: rate() }),
@@ -42,11 +59,14 @@ const recordShape = z.object({
   version: oneOf(1),
   key: text(),
   memory: z.nullable(memoryShape),
+  computing: z.nullable(computingShape).default(null),
   drives: z.array(readsShape),
 })
 
 /** All threads reading memory and doing nothing else; `measured` is an ISO date. */
 export type MemoryMeasure = Readonly<z.output<typeof memoryShape>>
+/** All threads multiplying with FP8 weights of routed experts; `measured` is an ISO date. */
+export type ComputingMeasure = Readonly<z.output<typeof computingShape>>
 /** Random reads of whole chunks, so many under way at once, of one drive; `measured` is an ISO date. */
 export type DriveMeasure = Readonly<z.output<typeof readsShape>>
 /** What is kept of a machine. */
@@ -66,7 +86,7 @@ export function machineKey({ identity, kernel, processor, memory }: Host): strin
 
 /** What is known of the machine with this key; nothing where nothing stands. */
 export function readMachine(environment: Environment, key: string): MachineRecord {
-  const none: MachineRecord = { version: 1, key, memory: null, drives: [] }
+  const none: MachineRecord = { version: 1, key, memory: null, computing: null, drives: [] }
   const path = machinePath(environment)
   if (!existsSync(path)) return none
   try {

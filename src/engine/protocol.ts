@@ -53,6 +53,8 @@ export interface WorkerData {
   readonly tracePath?: string | undefined
   /** Of the time, as `usualDrawShare`, which it is where left out. */
   readonly drawShare?: number | undefined
+  /** See EngineWishes. */
+  readonly sequencesAtFirst?: number | undefined
   readonly control: Int32Array
   /** One shared word, changed and notified with every message. */
   readonly wake: Int32Array

@@ -5,6 +5,7 @@
 // computed of its prompt; what another one computes in this very step it waits for. Where sequences take
 // blocks as they grow and none is left, the newest is parked: it gives its blocks back and goes on later.
 // What it had is written to a drive where that takes less time than to compute it again.
+// Where fewer are wished for than there is room for, the newest wait with what they have.
 import { type Share, shareOf } from './batch.js'
 import type { KvStore } from './kvstore.js'
 import type { PrefixTree } from './prefix.js'
@@ -22,6 +23,8 @@ export class Schedule {
   readonly #running: Sequence[] = []
   /** Time that steps without prompts are to be given before the next with one. */
   #owedMs = 0
+  #wish: number
+  #holdsPrompts = false
   #isShort = false
   #timesParked = 0
   /** Tokens that came back from a drive, and those that were computed again. */
@@ -42,7 +45,15 @@ export class Schedule {
     private readonly drawShare: number,
     /** Null: nothing is kept on a drive. */
     private readonly store: KvStore | null = null,
-  ) {}
+  ) {
+    this.#wish = sequencesMax
+  }
+
+  /** So many sequences in a step, at most as many as there is room for; `holdsPrompts`: and nothing but draws. */
+  wish(sequences: number, holdsPrompts: boolean): void {
+    this.#wish = Math.max(1, Math.min(sequences, this.sequencesMax))
+    this.#holdsPrompts = holdsPrompts
+  }
 
   get isIdle(): boolean {
     return this.sequences.length === 0
@@ -52,9 +63,10 @@ export class Schedule {
     return [...this.#running, ...this.#fetching, ...this.#waiting]
   }
 
-  /** Sequences that fit into a step: fewer than the most while others wait for KV blocks. */
+  /** Sequences that fit into a step: fewer than are wished for while others wait for KV blocks. */
   get places(): number {
-    return this.#isShort ? this.#running.length + this.#fetching.length : this.sequencesMax
+    const held = this.#running.length + this.#fetching.length
+    return this.#isShort ? Math.min(held, this.#wish) : this.#wish
   }
 
   /** How often a sequence was parked. */
@@ -99,7 +111,7 @@ export class Schedule {
     if (this.#fetching.some(({ mayPark }) => mayPark)) this.tend(this.#stepMs * shareWaited)
     const shares: Share[] = []
     let room = this.stepTokens
-    for (const sequence of [...this.#running]) {
+    for (const sequence of this.#running.slice(0, this.#wish)) {
       if (sequence.pending !== 1 || room < 1 || sequence.grammar?.isLate === true) continue
       if (!this.#hasRoomToGrow(sequence)) continue
       shares.push(shareOf(sequence, 1))
@@ -109,8 +121,9 @@ export class Schedule {
     this.#hasDraws = shares.length > 0
     this.#hasPrompts = false
     if (!this.#hasDraws) this.#owedMs = 0
-    if (this.#owedMs > 0) return shares
-    for (const sequence of this.#running) {
+    // Where nobody draws, nobody is held up.
+    if (this.#owedMs > 0 || (this.#holdsPrompts && this.#hasDraws)) return shares
+    for (const sequence of this.#running.slice(0, this.#wish)) {
       if (sequence.pending <= 1 || room < 1) continue
       this.prefixes.follow(sequence)
       if (this.#isComputedBy(shares, sequence)) continue
@@ -167,7 +180,7 @@ export class Schedule {
     for (;;) {
       const first = this.#waiting[0]
       const running = this.#running.length + this.#fetching.length
-      if (first === undefined || running >= this.sequencesMax) return
+      if (first === undefined || running >= this.#wish) return
       // Each of those that grow may need a block soon.
       this.#isShort = !this.prefixes.admit(first, first.mayPark ? running : 0)
       if (this.#isShort) return

@@ -18,6 +18,8 @@ export interface EngineCounters {
   readonly kv: Float64Array
   /** [FillFigure.count], since open. */
   readonly fill: Float64Array
+  /** [WidthFigure.count], zeros where it is not tried. */
+  readonly width: Float64Array
 }
 
 /** What look-ahead thinks of itself. */
@@ -78,6 +80,20 @@ export const FillFigure = {
   count: 9,
 } as const
 
+/** How many sequences steps have, where that is found by trying. */
+export const WidthFigure = {
+  /** With how many a job began; the best so far. */
+  atFirst: 0,
+  best: 1,
+  /** Whether more and fewer were tried beside it (1) or still are (0). */
+  settled: 2,
+  /** Numbers that were tried, those that were kept, and times as fast as at first by what was measured. */
+  trials: 3,
+  changes: 4,
+  speed: 5,
+  count: 6,
+} as const
+
 /** Distances of which these are told. */
 export const figureDistances = [1, 2, 4] as const
 
@@ -95,6 +111,7 @@ export function newCounters(moeLayers: number, experts = 0, sequences = 0): Engi
     activity: newActivity(experts, sequences),
     kv: doubles(KvFigure.count),
     fill: doubles(FillFigure.count),
+    width: doubles(WidthFigure.count),
   }
 }
 

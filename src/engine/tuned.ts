@@ -86,8 +86,13 @@ export function tunedPlace(folder: string, model: string): TunedPlace {
 
 /** The program by its version, its native part and the instruction set that it takes here. */
 export function buildKey(version: string): string {
+  return `${version} ${kernelsKey()}`
+}
+
+/** The native part, and the instruction set that it takes here. */
+export function kernelsKey(): string {
   const native = createHash('sha256').update(fs.readFileSync(addonPath)).digest('hex').slice(0, 16)
-  return `${version} ${native} ${probe().instructionSet}`
+  return `${native} ${probe().instructionSet}`
 }
 
 export function coresHere(): Cores {

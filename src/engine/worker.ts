@@ -12,8 +12,10 @@ import { type OpenModel, openModel } from './open.js'
 import { writeProfile } from './profilefile.js'
 import type { EngineFacts, FromWorker, ToWorker, WorkerData } from './protocol.js'
 import { TraceRecorder } from './recorder.js'
+import { Width } from './width.js'
 
-const { folder, wishes, tracePath, drawShare, control, wake, port } = workerData as WorkerData
+const data = workerData as WorkerData
+const { folder, wishes, tracePath, drawShare, sequencesAtFirst, control, wake, port } = data
 
 /** How often slots that wait to be filled are looked after while nobody asks for anything. */
 const warmingMs = 5
@@ -88,7 +90,9 @@ function serve(model: OpenModel, recorder: TraceRecorder | null): void {
     onToken: (slot, emission) => send({ kind: 'token', slot, emission }),
     onEnding: (slot, ending) => send({ kind: 'ending', slot, ending }),
   }
-  const loop = new Loop(model, listener, recorder, drawShare)
+  const width =
+    sequencesAtFirst === undefined ? null : new Width(sequencesAtFirst, model.plan.sequences)
+  const loop = new Loop(model, listener, recorder, drawShare, width)
   let steps = 0
   for (;;) {
     const seen = Atomics.load(wake, 0)

@@ -1,10 +1,11 @@
 // Decode of one sequence on a planned machine: computing by speeds, waiting for the drive by rehearsal of the
 // engine's own cache and look-ahead on routing of the nearest kind.
 import type { MachineModel } from '../simulate/machine.js'
+import { driveIs, driveRate, mindsOverlap, noOverlap, type Overlap, overlapOf } from './drive.js'
 import type { Fit } from './fit.js'
-import { driveBeside, missesOf, ofOracle, type Range } from './fitted.js'
+import { missesOf, ofOracle, type Range } from './fitted.js'
 import type { Geometry } from './geometry.js'
-import type { Known, PlannedMachine } from './machine.js'
+import type { PlannedMachine } from './machine.js'
 import { type Rehearsed, rehearse } from './rehearse.js'
 import type { PlannedRouting } from './routing.js'
 import { type Case, type Limit, oneToken, type Speeds, speedsOf } from './speeds.js'
@@ -34,34 +35,35 @@ export function decodePlan(
   const speeds = (which: Case) => speedsOf(geometry, machine, fit, oneToken(positions), which)
   const { moeLayers, topK, sizes } = geometry
   const stall = stallOf(geometry, machine, fit, routing, speeds('likely'))
-  const secondsOf = (which: Case) =>
-    computeSeconds(geometry, speeds(which)) + moeLayers * stall[which]
-  const rate = (which: Case) => 1 / secondsOf(which)
+  const compute = (which: Case) =>
+    moeLayers * (layerSeconds(speeds(which), topK) + stall.lost) + speeds(which).outer
+  const rate = (which: Case) => 1 / (compute(which) + moeLayers * stall[which])
   const hits = (which: Case) =>
     Math.max(0, 1 - (missesOf[routing.kind][which] * stall.misses) / topK)
   const misses = moeLayers * stall.misses
-  const [compute, waiting] = [computeSeconds(geometry, speeds('likely')), moeLayers * stall.likely]
+  const [computing, waiting] = [compute('likely'), moeLayers * stall.likely]
   return {
     tokensPerSecond: { low: rate('low'), likely: rate('likely'), high: rate('high') },
     hitRate: { low: hits('low'), likely: hits('likely'), high: hits('high') },
     misses,
     readBytes: (misses * sizes.expertBytes) / sizes.experts,
-    computeSeconds: compute,
+    computeSeconds: computing,
     stallSeconds: waiting,
-    bottleneck: waiting > compute ? 'drive' : speeds('likely').limit,
+    bottleneck: waiting > computing ? 'drive' : speeds('likely').limit,
   }
-}
-
-function computeSeconds({ moeLayers, topK }: Geometry, speeds: Speeds): number {
-  return moeLayers * layerSeconds(speeds, topK) + speeds.outer
 }
 
 function layerSeconds({ attend, shared, expert }: Speeds, topK: number): number {
   return attend + shared + topK * expert
 }
 
+/** Each time what is read beside computing is known better. */
+const overlapRounds = 3
+
 interface Stall extends Range {
   readonly misses: number
+  /** Seconds that computing takes longer because experts are read beside it. */
+  readonly lost: number
 }
 
 /** Of one layer of one token: seconds of waiting, and misses. */
@@ -72,23 +74,30 @@ function stallOf(
   routing: PlannedRouting,
   speeds: Speeds,
 ): Stall {
-  if (fit.onDrive === 0) return { low: 0, likely: 0, high: 0, misses: 0 }
+  if (fit.onDrive === 0) return { low: 0, likely: 0, high: 0, misses: 0, lost: 0 }
   const { moeLayers } = geometry
   const slotsPerLayer = (fit.slots.ram + fit.slots.gpu) / moeLayers
-  const modelled = machineModel(geometry, machine, speeds)
-  const of = (lookAhead: 'off' | 'auto' | 'oracle') =>
-    rehearse(routing, slotsPerLayer, modelled, lookAhead)
-  const [off, oracle] = [of('off'), of('oracle')]
-  const likely = hasEarlyScores(routing) ? of('auto').stallSeconds : blended(off, oracle)
-  const beside = driveOf(machine.drive)
+  const of = (lookAhead: 'off' | 'auto' | 'oracle', overlap: Overlap) =>
+    rehearse(routing, slotsPerLayer, machineModel(geometry, machine, speeds, overlap), lookAhead)
+  let overlap = noOverlap
+  const usual = hasEarlyScores(routing) ? 'auto' : 'off'
+  // How much is read beside computing depends on how long both take, which depends on that.
+  for (let round = 0; round < (mindsOverlap(machine) ? overlapRounds : 0); round += 1) {
+    const model = machineModel(geometry, machine, speeds, overlap)
+    const { stallSeconds, misses } = rehearse(routing, slotsPerLayer, model, usual)
+    overlap = overlapOf(machine, misses * model.expertBytes, model.bytesPerSecond, stallSeconds)
+  }
+  const [off, oracle] = [of('off', overlap), of('oracle', overlap)]
+  const likely = usual === 'auto' ? of('auto', overlap).stallSeconds : blended(off, oracle)
+  const drive = driveIs(machine)
   const misses = missesOf[routing.kind]
-  const scaled = (seconds: number, which: Case) =>
-    (seconds * misses[which] * beside.likely) / beside[which]
+  const scaled = (seconds: number, which: Case) => (seconds * misses[which]) / drive[which]
   return {
     low: scaled(Math.max(off.stallSeconds, likely), 'low'),
     likely,
     high: scaled(Math.min(oracle.stallSeconds, likely), 'high'),
     misses: off.misses,
+    lost: overlap.lostSeconds,
   }
 }
 
@@ -101,31 +110,22 @@ function hasEarlyScores({ routing: { scores } }: PlannedRouting): boolean {
   return scores?.kind === 'file' && scores.ahead.length > 0
 }
 
-function driveOf({ source }: Known): Range {
-  if (source === 'assumed') return driveBeside.assumed
-  return source === 'given' ? driveBeside.given : driveBeside.measured
-}
-
-/** All drives together, beside computing. */
-export function driveRate(machine: PlannedMachine, which: Case): number {
-  return machine.drive.value * machine.drives.value * driveOf(machine.drive)[which]
-}
-
 /** A layer as rehearsals have it. The shared expert is computed while experts are read, as they are. */
 export function machineModel(
   { sizes, topK }: Geometry,
   machine: PlannedMachine,
   speeds: Speeds,
+  { share, lostSeconds }: Overlap = noOverlap,
 ): MachineModel {
-  const seconds = layerSeconds(speeds, topK)
+  const alone = layerSeconds(speeds, topK)
   return {
-    bytesPerSecond: driveRate(machine, 'likely'),
+    bytesPerSecond: driveRate(machine, 'likely', share),
     latencySeconds: machine.latency.value,
     chunkBytes: machine.chunk.value,
     depth: machine.depth.value * machine.drives.value,
     copyBytesPerSecond: Number.POSITIVE_INFINITY,
     expertBytes: sizes.expertBytes / sizes.experts,
-    layerSeconds: seconds,
-    expertShare: (speeds.shared + topK * speeds.expert) / seconds,
+    layerSeconds: alone + lostSeconds,
+    expertShare: (speeds.shared + topK * speeds.expert) / alone,
   }
 }

@@ -9,23 +9,23 @@ export interface Range {
 }
 
 /**
- * Decode of a model in memory, as a share of only reading its weights: 0.83 [0.71 to 0.85] and 0.75 [0.63 to
- * 0.78] with two threads (docs/benchmarks.md, docs/proof.md).
+ * Decode of a model in memory, as a share of its experts' products alone: of only reading its weights it was
+ * 0.83 [0.71 to 0.85] and 0.75 [0.63 to 0.78] with two threads (docs/benchmarks.md, docs/proof.md), those 0.96.
  */
-export const ofReading: Range = { low: 0.65, likely: 0.79, high: 0.9 }
+export const ofReading: Range = { low: 0.68, likely: 0.82, high: 0.94 }
 
 /** The same of a GPU's memory: none was measured; public kernels reach 0.5 to 0.87 of reading. */
 export const ofReadingVram: Range = { low: 0.5, likely: 0.7, high: 0.87 }
 
-/** Accurate multiply-adds a second and core, many tokens at once: 108 to 125 tokens/s of 947 million, two cores. */
-export const productsPerCore: Range = { low: 4e10, likely: 5.5e10, high: 6.5e10 }
+/** Of multiplying as many tokens as there are, what steps of a model in memory do (docs/proof.md, batches of 4 to 128). */
+export const ofProducts: Range = { low: 0.8, likely: 1, high: 1.1 }
 
-/**
- * What a drive gives beside computing, of what it gives alone, by who says so. On two cores 0.88 of what
- * could be attained was (docs/benchmarks.md); a drive that nobody measured may be half as fast, or faster.
- */
-export const driveBeside = {
-  measured: { low: 0.75, likely: 0.88, high: 1 },
+/** What a step takes whatever is in it, in seconds: its way through the policy and the threads. */
+export const stepSeconds = 5e-4
+
+/** How far a drive may be from what is known of it, by who says so. One that nobody measured may be half as fast, or faster. */
+export const ofDrive = {
+  measured: { low: 0.85, likely: 1, high: 1.14 },
   given: { low: 0.85, likely: 1, high: 1.02 },
   assumed: { low: 0.5, likely: 1, high: 2 },
 } as const satisfies Record<string, Range>
@@ -38,7 +38,8 @@ export const missesOf = {
 
 /**
  * Of the shorter of reading and computing in a step of many tokens, what is not hidden behind the longer: 512
- * tokens took 5.97 s where reading takes 4.03 and computing 4.1 (docs/benchmarks.md).
+ * tokens took 5.97 s where reading takes 4.03 and computing 4.1 (docs/benchmarks.md). In steps that read only the
+ * experts ahead that are certain, of what is computed before a layer has routed: 0.1 to 0.9 (docs/proof.md, batches).
  */
 export const exposed: Range = { low: 1, likely: 0.5, high: 0.1 }
 

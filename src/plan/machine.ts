@@ -14,8 +14,12 @@ export const machineNames = [
   'ram',
   'cores',
   'memory',
+  'reading',
+  'products',
   'drive',
   'drives',
+  'beside',
+  'lost',
   'latency',
   'chunk',
   'depth',
@@ -27,7 +31,10 @@ export type MachineName = (typeof machineNames)[number]
 
 /**
  * ram: bytes that are free for a model. memory, drive (of one drive), vram (of the GPU's memory) and copy (of
- * the link to the GPU): bytes a second. latency: seconds. chunk, gpu (its memory): bytes; gpu 0: none.
+ * the link to the GPU): bytes a second. latency: seconds. chunk, gpu (its memory): bytes; gpu 0: none. As the
+ * kernels do by themselves: reading: of `memory`, what products of one token read weights at, a share; products:
+ * multiply-adds of a core a second with each token more. While all cores compute and drives are read: beside: of
+ * a drive's rate, what is left, a share; lost: seconds of computing for each byte that is read meanwhile.
  */
 export type PlannedMachine = Readonly<Record<MachineName, Known>>
 
@@ -38,8 +45,12 @@ const assumptions: Readonly<Record<MachineName, number>> = {
   ram: 58 * GIB,
   cores: 8,
   memory: 50e9,
+  reading: 0.96,
+  products: 7e10,
   drive: 3e9,
   drives: 1,
+  beside: 0.88,
+  lost: 0,
   latency: 100e-6,
   chunk: 2 * 2 ** 20,
   depth: 32,

@@ -1,11 +1,13 @@
 // Steps of many tokens on a planned machine: a prompt, and a token each of a batch of sequences. An expert is
 // read once a step however many tokens want it, so what counts is how many experts of a layer any token wants.
-import { type Bottleneck, driveRate } from './decode.js'
+import { manyTokens, unorderedTokens } from '../cache/slotcache.js'
+import { type Bottleneck, decodePlan } from './decode.js'
+import { driveRate } from './drive.js'
 import type { Fit } from './fit.js'
 import { exposed, missesOf, type Range } from './fitted.js'
 import type { Geometry } from './geometry.js'
 import type { PlannedMachine } from './machine.js'
-import { crowd } from './rehearse.js'
+import { type Crowded, crowd } from './rehearse.js'
 import type { PlannedRouting } from './routing.js'
 import { type Case, type StepShape, speedsOf } from './speeds.js'
 
@@ -48,6 +50,11 @@ export function promptPlan(placed: Placed, tokens: number): PromptPlan {
 
 /** Each of the sequences draws a token a step, behind so many positions of its own. */
 export function batchPlan(placed: Placed, sequences: number, positions: number): BatchPlan {
+  if (sequences === 1) {
+    const { geometry, machine, fit, routing } = placed
+    const { tokensPerSecond, bottleneck } = decodePlan(geometry, machine, fit, routing, positions)
+    return { sequences, tokensPerSecond, bottleneck }
+  }
   const { seconds, bottleneck } = wideStep(placed, sequences, positions, false)
   const rate = (which: Case) => sequences / seconds[which]
   return {
@@ -57,23 +64,21 @@ export function batchPlan(placed: Placed, sequences: number, positions: number):
   }
 }
 
-/** Steps of more tokens read the next layer's experts while this one's are computed; the engine has the same number. */
-const narrowTokens = 128
-
-interface WideStep {
+export interface WideStep {
   readonly seconds: Range
   readonly bottleneck: Bottleneck
 }
 
-function wideStep(
-  { geometry, machine, fit, routing }: Placed,
+/** Of more than one token; `crowded`: the experts that its tokens want, by rehearsal where nobody knows better. */
+export function wideStep(
+  placed: Placed,
   tokens: number,
   positions: number,
   isOneText: boolean,
+  { wanted, loads } = crowdOf(placed, tokens),
 ): WideStep {
+  const { geometry, machine, fit, routing } = placed
   const { moeLayers, topK, experts, sizes } = geometry
-  const slotsPerLayer = (fit.slots.ram + fit.slots.gpu) / moeLayers
-  const { wanted, loads } = crowd(routing, slotsPerLayer, tokens)
   const shape: StepShape = {
     ...{ tokens, positions, isOneText },
     tokensPerExpert: (tokens * topK) / Math.max(topK, wanted),
@@ -84,22 +89,31 @@ function wideStep(
     return { mix: moeLayers * (shared + wanted * expert), rest: moeLayers * attend + outer }
   }
   const bytes = fit.onDrive === 0 ? 0 : (moeLayers * loads * sizes.expertBytes) / sizes.experts
-  const reading = (which: Case) => {
+  const bytesRead = (which: Case) =>
     // No more can be missed than there is.
-    const factor = Math.min(missesOf[routing.kind][which], experts / Math.max(loads, 1))
-    return (bytes * factor) / driveRate(machine, which)
-  }
+    bytes * Math.min(missesOf[routing.kind][which], experts / Math.max(loads, 1))
   const seconds = (which: Case) => {
     const { mix, rest } = computing(which)
-    const read = reading(which)
-    if (tokens <= narrowTokens) return rest + Math.max(mix, read)
     const compute = mix + rest
-    return Math.max(compute, read) + exposed[which] * Math.min(compute, read)
+    const alone = bytesRead(which) / driveRate(machine, which, 0)
+    // Experts are read while others are computed, and in steps of more than a few tokens also while layers route.
+    const beside = tokens <= manyTokens ? mix : compute
+    const share = alone === 0 ? 0 : Math.min(1, beside / alone)
+    const read = bytesRead(which) / driveRate(machine, which, share)
+    const lost = share * bytesRead(which) * machine.lost.value
+    if (tokens <= manyTokens) return rest + Math.max(mix + lost, read)
+    // Only experts that are certain to be wanted are read ahead.
+    if (tokens <= unorderedTokens) return Math.max(compute + lost, read + exposed[which] * rest)
+    return Math.max(compute + lost, read) + exposed[which] * Math.min(compute + lost, read)
   }
   const { mix, rest } = computing('likely')
-  const isReading = reading('likely') > mix + rest
+  const isReading = bytes / driveRate(machine, 'likely', 0) > mix + rest
   return {
     seconds: { low: seconds('low'), likely: seconds('likely'), high: seconds('high') },
     bottleneck: isReading ? 'drive' : speedsOf(geometry, machine, fit, shape, 'likely').limit,
   }
+}
+
+function crowdOf({ geometry, fit, routing }: Placed, tokens: number): Crowded {
+  return crowd(routing, (fit.slots.ram + fit.slots.gpu) / geometry.moeLayers, tokens)
 }

@@ -1,7 +1,7 @@
-// How long a planned machine computes with the parts of a model: reading them from memory, or multiplying where
-// there are many tokens, whichever takes longer. No drive is in it.
+// How long a planned machine computes with the parts of a model: reading them from memory as for one token, and
+// multiplying for each token more. No drive is in it.
 import type { Fit } from './fit.js'
-import { ofReading, ofReadingVram, productsPerCore, type Range } from './fitted.js'
+import { ofProducts, ofReading, ofReadingVram, type Range, stepSeconds } from './fitted.js'
 import type { Geometry, Part } from './geometry.js'
 import type { PlannedMachine } from './machine.js'
 
@@ -41,11 +41,12 @@ export function speedsOf(
   { tokens, positions, isOneText, tokensPerExpert }: StepShape,
   which: Case,
 ): Speeds {
-  const memory = machine.memory.value * ofReading[which]
+  const memory = machine.memory.value * machine.reading.value * ofReading[which]
   const vram = machine.vram.value * ofReadingVram[which]
-  const products = machine.cores.value * productsPerCore[which]
-  const onProcessor = (part: Part, of: number) =>
-    Math.max(part.bytes / memory, (part.products * of) / products)
+  const products = machine.cores.value * machine.products.value * ofProducts[which]
+  // What one token multiplies is in the rate of reading.
+  const multiplying = (part: Part, of: number) => (part.products * Math.max(0, of - 1)) / products
+  const onProcessor = (part: Part, of: number) => part.bytes / memory + multiplying(part, of)
   // What a card computes is bound by its memory as long as steps are of a few hundred tokens.
   const resident = (part: Part) => (fit.isOnGpu ? part.bytes / vram : onProcessor(part, tokens))
   const history: Part = {
@@ -57,12 +58,12 @@ export function speedsOf(
   const overLink = fit.isOnGpu ? expert.bytes / machine.copy.value : Number.POSITIVE_INFINITY
   const onCard = fit.slots.gpu / Math.max(1, fit.slots.gpu + fit.slots.ram)
   const attend = resident(attention) + resident(history)
-  const isMultiplying = (expert.products * tokensPerExpert) / products > expert.bytes / memory
+  const isMultiplying = multiplying(expert, tokensPerExpert) > expert.bytes / memory
   return {
     attend,
     shared: resident(shared),
     expert: (onCard * expert.bytes) / vram + (1 - onCard) * Math.min(fromRam, overLink),
-    outer: resident(outer) + (layers - moeLayers) * resident(history),
+    outer: stepSeconds + resident(outer) + (layers - moeLayers) * resident(history),
     limit:
       onCard > 0.5 ? 'gpu' : overLink < fromRam ? 'link' : isMultiplying ? 'processor' : 'memory',
   }

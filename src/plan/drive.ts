@@ -1,0 +1,47 @@
+// How a planned machine's drives read, alone and beside computing, and what computing loses meanwhile: on some
+// machines both want the same cores and the same memory. No routing and no cache is in it.
+import { ofDrive, type Range } from './fitted.js'
+import type { PlannedMachine } from './machine.js'
+import type { Case } from './speeds.js'
+
+/** What is known of one drive may be off by so much. */
+export function driveIs({ drive }: PlannedMachine): Range {
+  return ofDrive[drive.source === 'told' ? 'measured' : drive.source]
+}
+
+/** Of a drive's rate, what is left beside computing: what was measured holds for the drive that was measured. */
+function keptOf({ drive, beside }: PlannedMachine): number {
+  return drive.source === 'measured' || beside.source === 'given' ? beside.value : 1
+}
+
+/** Bytes a second of all drives together, a share of them beside computing. */
+export function driveRate(machine: PlannedMachine, which: Case, besideComputing: number): number {
+  const alone = machine.drive.value * machine.drives.value * driveIs(machine)[which]
+  return alone / (1 - besideComputing + besideComputing / keptOf(machine))
+}
+
+/** What reading and computing at once take from each other, while experts of a layer are read. */
+export interface Overlap {
+  /** Of the bytes that are read, those that are read while something is computed. */
+  readonly share: number
+  /** That computing takes longer. */
+  readonly lostSeconds: number
+}
+
+export const noOverlap: Overlap = { share: 0, lostSeconds: 0 }
+
+export function mindsOverlap(machine: PlannedMachine): boolean {
+  return machine.lost.value > 0 || keptOf(machine) < 1
+}
+
+/** Bytes that were read at such a rate; `stallSeconds` of it nothing was computed. */
+export function overlapOf(
+  machine: PlannedMachine,
+  bytes: number,
+  bytesPerSecond: number,
+  stallSeconds: number,
+): Overlap {
+  const busy = bytes / bytesPerSecond
+  const share = busy === 0 ? 0 : Math.max(0, busy - stallSeconds) / busy
+  return { share, lostSeconds: share * bytes * machine.lost.value }
+}

@@ -11,13 +11,21 @@ export interface Widened {
   remove(): void
 }
 
-/** RING_WIDE names one that is there already; it is not removed. */
-export async function widened(): Promise<Widened> {
+/** Times as wide; 16 makes 4 GB. RING_WIDE names such a one that is there already; it is not removed. */
+export async function widened(factor = 16): Promise<Widened> {
   const given = process.env.RING_WIDE
-  if (given !== undefined) return { folder: given, remove: () => {} }
+  if (given !== undefined && factor === 16) return { folder: given, remove: () => {} }
   const parent = mkdtempSync(join(os.tmpdir(), 'ring-wide-'))
   const folder = join(parent, 'wide')
-  const made = await command(['widen', ringTiny, folder, '--hidden', '16', '--expert', '16'])
+  const made = await command([
+    'widen',
+    ringTiny,
+    folder,
+    '--hidden',
+    `${factor}`,
+    '--expert',
+    `${factor}`,
+  ])
   if (made.status !== 0) throw new Error(made.stderr)
   return { folder, remove: () => rmSync(parent, { recursive: true }) }
 }

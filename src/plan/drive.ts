@@ -9,9 +9,16 @@ export function driveIs({ drive }: PlannedMachine): Range {
   return ofDrive[drive.source === 'told' ? 'measured' : drive.source]
 }
 
-/** Of a drive's rate, what is left beside computing: what was measured holds for the drive that was measured. */
+// What was measured beside computing holds for the drive that was measured; a slower one is less in the way.
+
+/** Of a drive's rate, what is left beside computing. */
 function keptOf({ drive, beside }: PlannedMachine): number {
   return drive.source === 'measured' || beside.source === 'given' ? beside.value : 1
+}
+
+/** Seconds of computing that are lost while so many bytes are read, a share of them beside it. */
+export function lostSeconds({ drive, lost }: PlannedMachine, bytes: number, share: number): number {
+  return drive.source === 'measured' || lost.source === 'given' ? share * bytes * lost.value : 0
 }
 
 /** Bytes a second of all drives together, a share of them beside computing. */
@@ -31,7 +38,7 @@ export interface Overlap {
 export const noOverlap: Overlap = { share: 0, lostSeconds: 0 }
 
 export function mindsOverlap(machine: PlannedMachine): boolean {
-  return machine.lost.value > 0 || keptOf(machine) < 1
+  return lostSeconds(machine, 1, 1) > 0 || keptOf(machine) < 1
 }
 
 /** Bytes that were read at such a rate; `stallSeconds` of it nothing was computed. */
@@ -43,5 +50,5 @@ export function overlapOf(
 ): Overlap {
   const busy = bytes / bytesPerSecond
   const share = busy === 0 ? 0 : Math.max(0, busy - stallSeconds) / busy
-  return { share, lostSeconds: share * bytes * machine.lost.value }
+  return { share, lostSeconds: lostSeconds(machine, bytes, share) }
 }

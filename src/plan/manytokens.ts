@@ -2,7 +2,7 @@
 // read once a step however many tokens want it, so what counts is how many experts of a layer any token wants.
 import { manyTokens, unorderedTokens } from '../cache/slotcache.js'
 import { type Bottleneck, decodePlan } from './decode.js'
-import { driveRate } from './drive.js'
+import { driveRate, lostSeconds } from './drive.js'
 import type { Fit } from './fit.js'
 import { exposed, missesOf, type Range } from './fitted.js'
 import type { Geometry } from './geometry.js'
@@ -100,7 +100,7 @@ export function wideStep(
     const beside = tokens <= manyTokens ? mix : compute
     const share = alone === 0 ? 0 : Math.min(1, beside / alone)
     const read = bytesRead(which) / driveRate(machine, which, share)
-    const lost = share * bytesRead(which) * machine.lost.value
+    const lost = lostSeconds(machine, bytesRead(which), share)
     if (tokens <= manyTokens) return rest + Math.max(mix + lost, read)
     // Only experts that are certain to be wanted are read ahead.
     if (tokens <= unorderedTokens) return Math.max(compute + lost, read + exposed[which] * rest)

@@ -165,7 +165,8 @@ function driven(
         reasons[slot] = reason
       },
     }
-    const loop = new Loop(model, listener, null, undefined, width)
+    // As jobs have it: prompts are read as soon as there is a place, whatever the clock says.
+    const loop = new Loop(model, listener, null, 0, width)
     for (const [slot, request] of requests.entries()) loop.add(slot, request)
     while (!loop.isIdle) loop.turn()
     const { fill, activity } = model.counters

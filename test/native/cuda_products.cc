@@ -1,6 +1,7 @@
-// The GPU's products on the emulation: right against float64 in every format and at odd shapes, and
-// with bits that depend on nothing but the row of weights and the row of activations. Outputs begin
-// as NaN and end where reading and writing must; the address sanitizer watches both.
+// The GPU's products, on the emulation or on hardware: right against float64 in every format and at
+// odd shapes, and with bits that depend on nothing but the row of weights and the row of
+// activations. Outputs begin as NaN and end where reading and writing must; the address sanitizer
+// watches both.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -71,9 +72,9 @@ void measure(const Way& way, const RandomMatrix& weight, int tokens, Dice& dice,
 
 void require_accurate(const Way& way, const Format& format, int columns, const Error& error) {
   const bool in_two = way.multiply == kTensor.multiply && format.dtype == Dtype::bf16;
-  require(error.relative() <= (in_two ? kBf16Max : way.error_max),
-          "%s, %s, %d columns: relative error %.3g", way.name, format.name, columns,
-          error.relative());
+  char what[120];
+  snprintf(what, sizeof what, "%s, %s, %d columns", way.name, format.name, columns);
+  require_error(error.relative(), in_two ? kBf16Max : way.error_max, what);
 }
 
 // The formats that tensor cores take.
@@ -190,7 +191,9 @@ RING_CASE(cuda_outliers, "cuda: huge and tiny activations stay finite and accura
         error.add(out[t * 33 + r], expected, magnitude);
       }
     }
-    require(error.relative() <= 2e-3, "size %g: relative error %.3g", size, error.relative());
+    char what[40];
+    snprintf(what, sizeof what, "size %g", size);
+    require_error(error.relative(), 2e-3, what);
   }
 }
 
@@ -254,8 +257,8 @@ RING_CASE(cuda_codes, "cuda: every FP8 code becomes its value in F16, in the ord
       const bool is_marked = cuda::is_nan_marked(cuda::nan_mark(code));
       require(is_marked == std::isnan(expected), "code %02x: the mark is wrong", code);
       if (is_marked) continue;
-      require(emulated::half_value(half) * up == expected, "code %02x is %g, expected %g", code,
-              static_cast<double>(emulated::half_value(half) * up), expected);
+      require(half_value(half) * up == expected, "code %02x is %g, expected %g", code,
+              half_value(half) * up, expected);
     }
   }
 }
@@ -290,10 +293,8 @@ RING_CASE(cuda_gated,
           added.add(after[at], before[at] + (g + bias[r]), 1);
         }
       }
-      require(gated.relative() <= 3 * way.error_max, "%s: gated is off by %.3g", way.name,
-              gated.relative());
-      require(added.relative() <= way.error_max, "%s: with a residual it is off by %.3g", way.name,
-              added.relative());
+      require_error(gated.relative(), 3 * way.error_max, way.name);
+      require_error(added.relative(), way.error_max, way.name);
     }
   }
 }

@@ -1,6 +1,6 @@
-// The GPU's kernels over rows and heads on the emulation, against float64: norm and its F16 copy,
-// embedding, and attention over KV blocks, whose results must not depend on what is computed beside
-// them.
+// The GPU's kernels over rows and heads, on the emulation or on hardware, against float64: norm and
+// its F16 copy, embedding, and attention over KV blocks, whose results must not depend on what is
+// computed beside them.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -18,6 +18,12 @@ std::vector<float> random_floats(size_t count, Dice& dice, double size = 1) {
   std::vector<float> values(count);
   for (float& value : values) value = static_cast<float>(size * dice.gaussian());
   return values;
+}
+
+// As place_of_column has it where codes are shifted.
+int place_if_shifted(int column) {
+  const int within = column % 4;
+  return within == 1 ? column + 1 : within == 2 ? column - 1 : column;
 }
 
 }  // namespace
@@ -39,6 +45,9 @@ RING_CASE(cuda_norm,
     const std::vector<float> values = out.read(), factor = factors.read();
     const std::vector<uint16_t> halves = narrow.read();
     require(bad.read()[0] == -1, "finite values are called bad");
+    // One order for all, by the second value.
+    const auto half_at = [&](int place) { return half_value(halves[place]) * factor[0]; };
+    const bool is_shifted = std::fabs(half_at(2) - values[1]) < std::fabs(half_at(1) - values[1]);
     for (int row = 0; row < kRows; ++row) {
       double squares = 0, most = 0;
       for (int i = 0; i < columns; ++i) squares += std::pow(x[row * columns + i], 2.0);
@@ -55,9 +64,8 @@ RING_CASE(cuda_norm,
         const double value = values[row * columns + i];
         require(std::fabs(value - expected) <= 1e-6 * std::fabs(expected), "%d columns: %g, not %g",
                 columns, value, expected);
-        const int within = i % 4;  // as place_of_column has them where codes are shifted
-        const int place = within == 1 ? i + 1 : within == 2 ? i - 1 : i;
-        const double half = emulated::half_value(halves[row * columns + place]) * factor[row];
+        const int place = is_shifted ? place_if_shifted(i) : i;
+        const double half = half_value(halves[row * columns + place]) * factor[row];
         require(std::fabs(half - value) <= std::fabs(value) * 0x1p-11 + most * 0x1p-30,
                 "%d columns: F16 %g of %g", columns, half, value);
       }
@@ -269,8 +277,9 @@ void require_attends(const Scene& scene) {
               "token %d has other bits alone", t);
     }
   }
-  require(error.relative() <= 1e-5, "%d heads on %d, dimension %d: off by %.3g", s.heads,
-          s.kv_heads, dim, error.relative());
+  char what[60];
+  snprintf(what, sizeof what, "%d heads on %d, dimension %d", s.heads, s.kv_heads, dim);
+  require_error(error.relative(), 1e-5, what);
 }
 
 }  // namespace
@@ -284,6 +293,12 @@ RING_CASE(cuda_attention,
     require_attends(Scene(3, 3, 64, 0, 16, wide, {17}));
     require_attends(Scene(32, 2, 8, 4, 4, wide, {6, 3}));
   }
+}
+
+RING_CASE(cuda_model_heads, "cuda: attention with the heads of the models agrees with float64") {
+  const int length = is_emulation() ? 5 : 1300;
+  for (const int heads : {64, 32, 16})
+    require_attends(Scene(heads, heads == 64 ? 8 : 4, 128, 64, 64, false, {length, 3}));
 }
 
 RING_CASE(cuda_splits, "cuda: attention around the ends of its splits agrees with float64") {

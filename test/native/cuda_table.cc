@@ -1,6 +1,6 @@
-// The CUDA backend through its table, on the emulation: a random model gives what the CPU backend
-// gives, and the same bits whatever lies in which slot, in whatever groups experts come, whatever
-// is computed beside a sequence, and however late copies are.
+// The CUDA backend through its table, on the emulation or on hardware: a random model gives what
+// the CPU backend gives, and the same bits whatever lies in which slot, in whatever groups experts
+// come, whatever is computed beside a sequence, and however late copies are.
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,13 +9,13 @@
 #include <cstring>
 #include <vector>
 
+#include "cudas.h"
 #include "session.h"
 
 using namespace ring;
 using namespace ring::test;
 
 extern "C" const Backend* ring_backend();
-extern "C" int32_t ring_probe(BackendProbe* probe);
 
 namespace {
 
@@ -28,6 +28,11 @@ class Setting {
  private:
   const char* name_;
 };
+
+// Only the emulation can be late, or short of memory, when it is told to.
+void require_emulation() {
+  if (!is_emulation()) skip("hardware cannot be told to");
+}
 
 std::vector<int32_t> ids_of(int count, uint64_t seed) {
   Dice dice(seed);
@@ -67,7 +72,7 @@ RING_CASE(cuda_probe, "cuda: the probe finds a device, its memory and its capabi
   BackendProbe probe;
   require(ring_probe(&probe) == 0, "it says: %s", probe.reason);
   require(probe.memory_bytes > 0 && probe.free_bytes > 0 && probe.compute_major >= 8 &&
-              strcmp(probe.driver, "13.0") == 0 && probe.name[0] != '\0',
+              strlen(probe.driver) >= 4 && probe.name[0] != '\0',
           "it leaves out something");
   require(ring_backend()->version == kBackendVersion, "the table has another version");
 }
@@ -100,8 +105,7 @@ RING_CASE(cuda_as_cpu, "cuda: routes, log-probabilities and tokens are the CPU b
           require(found[i].next == expected[i].next, "%s, %s, step %zu: another token", products,
                   format.name, i);
           const double off = difference(found[i], expected[i]);
-          require(off <= most, "%s, %s, step %zu: logits off by %.3g", products, format.name, i,
-                  off);
+          require_error(off, most, format.name);
         }
       }
     }
@@ -129,6 +133,7 @@ RING_CASE(cuda_slots,
 
 RING_CASE(cuda_late,
           "cuda: the same bits when copies are late and kernels run at the last moment") {
+  require_emulation();
   const RandomModel random(kRowScales);
   Session prompt(ring_backend(), random.model, Dtype::bf16, 36);
   const std::vector<Result> expected = speak(prompt);
@@ -250,7 +255,7 @@ RING_CASE(cuda_kv_blocks,
       };
       error.add(value(first), value(of_cpu), 1);
     }
-    require(error.relative() <= 5e-3, "blocks differ from the CPU's by %.3g", error.relative());
+    require_error(error.relative(), 5e-3, "blocks");
   }
 }
 
@@ -309,8 +314,7 @@ RING_CASE(cuda_absent, "cuda: an expert without weights adds nothing, as on the 
     require_ok(both[b]->sample(results[b]));
   }
   require(results[0].experts == results[1].experts, "it routes otherwise");
-  require(difference(results[1], results[0]) <= 2e-5, "logits are off by %.3g",
-          difference(results[1], results[0]));
+  require_error(difference(results[1], results[0]), 2e-5, "logits");
 }
 
 RING_CASE(cuda_refusals,
@@ -346,6 +350,7 @@ RING_CASE(cuda_refusals,
 
 RING_CASE(cuda_filling,
           "cuda: a slot that is being filled is neither filled again nor computed with") {
+  require_emulation();
   const Setting setting("RING_DELAY_US", "20000");
   const RandomModel random(kBlocksOf128);
   Session session(ring_backend(), random.model, Dtype::bf16, 2);
@@ -369,6 +374,7 @@ RING_CASE(cuda_filling,
 }
 
 RING_CASE(cuda_memory, "cuda: where the GPU has too little memory, opening says for what") {
+  require_emulation();
   const Setting setting("RING_EMULATED_MEMORY", "200000");
   const RandomModel random(kBlocksOf128);
   Limits limits{};

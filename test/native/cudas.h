@@ -1,12 +1,23 @@
-// The GPU's kernels as tests call them, on the emulation: arrays in its memory, and streams.
+// The GPU's kernels as tests call them: arrays in its memory, and streams. Which GPU that is, the
+// emulation or hardware, is decided by what the program is linked with.
 #pragma once
+#include <cstring>
 #include <vector>
 
+#include "backend.h"
 #include "cuda/kernels.h"
 #include "harness.h"
 #include "reference.h"
 
+extern "C" int32_t ring_probe(ring::BackendProbe* probe);
+
 namespace ring::test {
+
+// Whether the emulation computes: it is slow, and can be told to be late or short of memory.
+inline bool is_emulation() {
+  BackendProbe probe;
+  return ring_probe(&probe) == 0 && strcmp(probe.name, "emulated GPU") == 0;
+}
 
 inline void require_gpu(cudaError_t error) {
   require(error == cudaSuccess, "CUDA says: %s", cudaGetErrorString(error));

@@ -1,13 +1,8 @@
-// The program: `ring_tests` runs every case, `ring_tests NAME` one, `ring_tests --list` prints the
-// names, and `ring_tests --canary` runs a case that must fail. Each case prints one line, `ok
-// NAME`, `not ok NAME: why` or `skip NAME: why`. Exit status 0: none failed, 1: some failed, 2:
-// wrong usage.
+// See harness.h.
 #include "harness.h"
 
 #include <cstdarg>
 #include <cstdio>
-#include <cstring>
-#include <unistd.h>
 
 namespace ring::test {
 namespace {
@@ -26,45 +21,32 @@ std::string formatted(const char* format, va_list arguments) {
   return text;
 }
 
-// A case that hangs ends the program by SIGALRM instead of holding up whoever waits for it.
-constexpr unsigned kCaseSecondsMax = 60;
-
-bool passes(const Case& one) {
-  alarm(kCaseSecondsMax);
-  try {
-    one.body();
-    printf("ok %s\n", one.name.c_str());
-  } catch (const Skipped& skipped) {
-    printf("skip %s: %s\n", one.name.c_str(), skipped.why.c_str());
-  } catch (const Failed& failed) {
-    printf("not ok %s: %s\n", one.name.c_str(), failed.why.c_str());
-    fflush(stdout);
-    return false;
-  }
-  // Before the next case, which may end the process.
-  fflush(stdout);
-  return true;
-}
-
-int run_cases(const char* name) {
-  int run = 0, failed = 0;
-  for (const Case& one : cases()) {
-    if (name != nullptr && one.name != name) continue;
-    ++run;
-    if (!passes(one)) ++failed;
-  }
-  if (run == 0) {
-    fprintf(stderr, "no case is named %s\n", name == nullptr ? "anything" : name);
-    return 2;
-  }
-  return failed > 0 ? 1 : 0;
-}
+// What the running case has noted.
+Outcome noted;
 
 }  // namespace
 
 std::vector<Case>& cases() {
   static std::vector<Case> all;
   return all;
+}
+
+Outcome outcome_of(const Case& one) {
+  // A case may run another one.
+  const Outcome outer = noted;
+  noted = Outcome{};
+  try {
+    one.body();
+  } catch (const Skipped& skipped) {
+    noted.verdict = Verdict::skipped;
+    noted.why = skipped.why;
+  } catch (const Failed& failed) {
+    noted.verdict = Verdict::failed;
+    noted.why = failed.why;
+  }
+  const Outcome outcome = noted;
+  noted = outer;
+  return outcome;
 }
 
 void require(bool holds, const char* format, ...) {
@@ -76,6 +58,17 @@ void require(bool holds, const char* format, ...) {
   throw failed;
 }
 
+void require_error(double error, double bound, const char* what) {
+  // Written so that NaN is the worst there is.
+  const bool is_worst = noted.errors == 0 || !(error / bound <= noted.worst / noted.bound);
+  ++noted.errors;
+  if (is_worst) {
+    noted.worst = error;
+    noted.bound = bound;
+  }
+  require(error <= bound, "%s: off by %.3g, at most %.3g", what, error, bound);
+}
+
 void skip(const char* format, ...) {
   va_list arguments;
   va_start(arguments, format);
@@ -85,21 +78,3 @@ void skip(const char* format, ...) {
 }
 
 }  // namespace ring::test
-
-int main(int count, char** arguments) {
-  using namespace ring::test;
-  if (count > 2) {
-    fprintf(stderr, "usage: ring_tests [--list | --canary | NAME]\n");
-    return 2;
-  }
-  const char* argument = count == 2 ? arguments[1] : nullptr;
-  if (argument != nullptr && strcmp(argument, "--list") == 0) {
-    for (const Case& one : cases()) printf("%s\n", one.name.c_str());
-    return 0;
-  }
-  if (argument != nullptr && strcmp(argument, "--canary") == 0) {
-    const Case canary{"canary", [] { require(1 + 1 == 3, "1 + 1 is %d", 1 + 1); }};
-    return passes(canary) ? 0 : 1;
-  }
-  return run_cases(argument);
-}

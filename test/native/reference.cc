@@ -59,6 +59,14 @@ uint16_t bf16_truncated(double value) {
   return static_cast<uint16_t>(bits >> 16);
 }
 
+double half_value(uint16_t code) {
+  const int exponent = code >> 10 & 31, mantissa = code & 1023;
+  double magnitude = std::ldexp(exponent == 0 ? mantissa : 1024 + mantissa,
+                                exponent == 0 ? -24 : exponent - 25);
+  if (exponent == 31) magnitude = mantissa == 0 ? INFINITY : NAN;
+  return code & 0x8000 ? -magnitude : magnitude;
+}
+
 int bytes_of(Dtype dtype) { return dtype == Dtype::f8_e4m3 ? 1 : dtype == Dtype::bf16 ? 2 : 4; }
 
 const std::vector<Format>& formats() {

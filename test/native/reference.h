@@ -33,6 +33,9 @@ uint8_t e4m3_nearest(double value);
 double bf16_value(uint16_t code);
 uint16_t bf16_truncated(double value);
 
+// F16: one sign bit, five exponent bits with bias 15, ten mantissa bits (IEEE 754).
+double half_value(uint16_t code);
+
 // How a matrix is stored. block_rows 0: no scales; block_columns 0: one scale for each row.
 struct Format {
   const char* name;

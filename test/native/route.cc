@@ -31,7 +31,7 @@ struct RouterRegistration {
   RouterRegistration(const char* name, void (*body)()) {
     const std::string named = name;
     cases().push_back({named + " [cpu]", [body] { run(cpu_backend(), body); }});
-    cases().push_back({named + " [cuda, emulated]", [body] { run(ring_backend(), body); }});
+    cases().push_back({named + " [cuda]", [body] { run(ring_backend(), body); }});
   }
   static void run(const Backend* backend, void (*body)()) {
     tested = backend;

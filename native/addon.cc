@@ -69,6 +69,7 @@ class Device : public Napi::ObjectWrap<Device> {
     layout.checksum_count = checksums.ElementLength();
     layout.slots = integer(o, "slots");
     layout.rooms = integer(o, "rooms");
+    layout.slots_below = integer(o, "slotsBelow");
     layout.library = text(o, "library");
     layout.io = read_io(object_of(env, o.Get("io"), "layout.io"), layout.files.size());
     layout.keeps_scores = o.Get("keepsScores").ToBoolean();

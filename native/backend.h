@@ -74,7 +74,7 @@ struct HeadOutput {
 };
 
 // Raised by one whenever the table, or what it points to, changes.
-constexpr uint32_t kBackendVersion = 5;
+constexpr uint32_t kBackendVersion = 6;
 
 struct Backend {
   uint32_t version;
@@ -121,7 +121,7 @@ struct Backend {
   // Copies under way come to their end first.
   void (*close)(void* self);
 
-  // The next three are null in a backend that computes where weights lie in RAM.
+  // The next four are null in a backend that computes where weights lie in RAM.
   // Makes so many slots, each large enough for any expert of the model, its matrices at aligned
   // places. Once, after open.
   Status (*open_slots)(void* self, int32_t count);
@@ -133,6 +133,10 @@ struct Backend {
   Status (*fill)(void* self, int32_t slot, int32_t expert, const Mlp* host, uint64_t* ticket);
   // The last ticket that is done, with all before it; 0: none is. Never waits.
   Status (*filled)(void* self, uint64_t* ticket);
+  // RAM that `fill` will copy from, which stays until `close`: a backend that can pins it, so that
+  // copies need nobody's help. Where that fails, or this is null, they are only slower. Once for
+  // each range, from any thread, also while other calls run; it may take its time.
+  Status (*lend)(void* self, const uint8_t* data, uint64_t bytes);
 };
 
 // What a backend would compute on, told without a table in use.

@@ -8,7 +8,7 @@
 namespace ring {
 
 // Raised by one whenever the meaning of a field changes.
-constexpr int kContractVersion = 7;
+constexpr int kContractVersion = 8;
 
 // Raised by one whenever a kernel may give other bits than before: keys and values that were kept
 // on a drive are then not taken for those that would be computed.
@@ -156,10 +156,11 @@ constexpr int kKernelVersion = 1;
   X(awaited, 2)             \
   X(experts, 3)
 
-// An order (stage) and an event (poll). An order loads an expert from disk (`from` -1) into a slot
-// that is free or ready, and what lay there is forgotten at once. The same order again, while the
-// slot is loading, raises a look-ahead read to demand, or cancels it. In the map tier an order is
-// advice to the system: `from` -1 will be wanted, `to` -1 will not.
+// An order (stage) and an event (poll). An order loads an expert into a slot that is free or ready,
+// and what lay there is forgotten at once: from disk (`from` -1), or by copying it from a slot in
+// the tier below, once it has landed there; that slot may not be given up meanwhile. The same order
+// again, while the slot is loading, raises a look-ahead load to demand, or cancels it. In the map
+// tier an order is advice to the system: `from` -1 will be wanted, `to` -1 will not.
 #define RING_ORDER_FIELDS(X) \
   X(expert, 0)               \
   X(from, 1)                 \
@@ -197,7 +198,8 @@ constexpr int kKernelVersion = 1;
 
 // A place is tier * 2^24 + slot; -1 is no place. In the map tier the slot is the expert's number,
 // MoE layer x experts + index, so a place holds 16 million experts (Ring-1T has 19,456).
-// Slots lie in RAM, or in the memory of the backend that computes.
+// Slots lie in RAM, or in the memory of the backend that computes; then others may lie below, in
+// RAM.
 #define RING_TIERS(X) \
   X(map, 0)           \
   X(ram, 1)           \
@@ -249,7 +251,10 @@ constexpr int kKernelVersion = 1;
   X(bytes_cancelled, 24) \
   X(stall_copy_s, 25)    \
   X(bytes_copied, 26)    \
-  X(count, 27)
+  X(copy_busy_s, 27)     \
+  X(bytes_pinned, 28)    \
+  X(pin_s, 29)           \
+  X(count, 30)
 
 #define RING_LIMITS(X)     \
   X(slot_bits, 24)         \

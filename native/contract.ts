@@ -167,7 +167,12 @@ export const Counter = {
   /** Waiting for copies into the backend's memory, with nothing to compute and nothing being read. */
   stall_copy_s: 25,
   bytes_copied: 26,
-  count: 27,
+  /** With a copy under way, as often as was looked. */
+  copy_busy_s: 27,
+  /** Of RAM that experts are copied from: what the backend has pinned, and the time that took. */
+  bytes_pinned: 28,
+  pin_s: 29,
+  count: 30,
 } as const
 export const Limit = {
   slot_bits: 24,
@@ -181,7 +186,7 @@ export const Limit = {
 } as const
 
 export const contract = {
-  contract: { version: 7, kernels: 1 },
+  contract: { version: 8, kernels: 1 },
   reason: Reason,
   code: Code,
   dtype: Dtype,

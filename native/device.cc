@@ -43,9 +43,10 @@ Status check_layout(const Layout& layout) {
   }
   if (layout.counters == nullptr)
     return failure(Code::bad_argument, "the shared counters are missing");
-  if (layout.slots < 0 || layout.slots > kSlotMask || layout.rooms < 0 || layout.rooms > kSlotMask)
-    return failure(Code::bad_argument, "%d slots or %d rooms cannot be named", layout.slots,
-                   layout.rooms);
+  for (const int32_t slots : {layout.slots, layout.rooms, layout.slots_below}) {
+    if (slots < 0 || slots > kSlotMask)
+      return failure(Code::bad_argument, "%d slots or rooms cannot be named", slots);
+  }
   for (const int32_t distance : layout.ahead) {
     if (distance < 1 || distance >= s.layers)
       return failure(Code::bad_argument, "%d layers ahead is not a distance in this model",
@@ -85,10 +86,10 @@ Status open_reader(const Layout& layout, std::unique_ptr<io::Reader>* reader) {
 Device::~Device() { close(); }
 
 void Device::close() {
+  // The toucher uses the backend and the reader, and the reader writes into the slots.
+  if (slots_ != nullptr) slots_->stop();
   if (compute_ != nullptr) backend_->close(compute_);
   compute_ = nullptr;
-  // The toucher uses the reader, and the reader writes into the slots.
-  if (slots_ != nullptr) slots_->stop();
   reader_.reset();
   slots_.reset();
   dense_.reset();
@@ -204,8 +205,8 @@ Status Device::open_slots(const Layout& layout) {
                    backend_->name);
   if (extents_.empty()) return {};
   if (!has_own_memory) return slots_->open(layout.slots, model_, extents_, reader_.get());
-  return slots_->open_over(backend_, compute_, layout.slots, layout.rooms, model_, extents_,
-                           reader_.get());
+  return slots_->open_over(backend_, compute_, layout.slots, layout.rooms, layout.slots_below,
+                           model_, extents_, reader_.get());
 }
 
 Status Device::require_open() const {
@@ -421,6 +422,9 @@ void Device::publish_reader() {
   set(counter::slots_touched, slots_->touched());
   set(counter::slots_locked, slots_->locked());
   set(counter::bytes_copied, static_cast<double>(slots_->bytes_copied()));
+  set(counter::copy_busy_s, static_cast<double>(slots_->copy_busy_ns()) * 1e-9);
+  set(counter::bytes_pinned, static_cast<double>(slots_->bytes_pinned()));
+  set(counter::pin_s, static_cast<double>(slots_->pin_ns()) * 1e-9);
 }
 
 bool Device::is_cancelled(const Step& step) const {

@@ -45,9 +45,9 @@ struct Layout {
   size_t checksum_count = 0;
   int32_t slots = 0;  // 0: experts and dense weights are computed with where they are mapped
   // A shared library whose backend computes; empty: the CPU's. With slots of its own it needs so
-  // many rooms in RAM for experts on their way there.
+  // many rooms in RAM for experts on their way there, and may have slots in RAM below its own.
   std::string library;
-  int32_t rooms = 0;
+  int32_t rooms = 0, slots_below = 0;
   Io io;
   bool lockstep = false;        // stop at every MoE layer
   bool keeps_scores = false;    // of the router, for every token of a step

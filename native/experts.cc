@@ -97,7 +97,7 @@ Status Device::share_layer(int32_t index, Step& step) {
   return {};
 }
 
-bool Device::is_awaiting_reads() const { return slots_ != nullptr && slots_->demanded() > 0; }
+bool Device::is_awaiting_reads() const { return slots_ != nullptr && slots_->awaits_reads(); }
 
 // Experts that parts which are still good want. Those that only failed parts want add nothing.
 void Device::list_wanted(Step& step) {

@@ -52,8 +52,8 @@ Status Device::ask_ahead(int32_t index, Step& step) {
   return {};
 }
 
-// Whether a later layer would choose an expert that is nowhere, or one is being read for this layer
-// that it did not choose.
+// Whether the next layer would choose an expert that lies in no slot to compute with, or a later
+// one an expert that is nowhere; or one is on its way for this layer that it did not choose.
 bool Device::wants_guidance(const Step& step) const {
   const Shape& s = model_.shape;
   const auto first = static_cast<int32_t>(first_expert(step));
@@ -64,7 +64,9 @@ bool Device::wants_guidance(const Step& step) const {
     const size_t pairs = static_cast<size_t>(step.tokens) * s.top_k;
     const uint16_t* chosen = &step.foreseen_experts[at * pairs];
     for (size_t pair = 0; pair < pairs; ++pair)
-      if (!slots_->holds(first_later + chosen[pair])) return true;
+      if (!(ahead_[at] == 1 ? slots_->holds(first_later + chosen[pair])
+                            : slots_->holds_anywhere(first_later + chosen[pair])))
+        return true;
   }
   return slots_->is_any_ahead(first, s.experts);
 }

@@ -80,6 +80,8 @@ export interface Layout {
   readonly library: string
   /** Experts that have room in RAM on their way into slots of the backend's own. */
   readonly rooms: number
+  /** Slots in RAM below those of such a backend, which are filled from them as well. */
+  readonly slotsBelow: number
   readonly io: ReaderLayout
   /** CRC32C blocks that TensorField.checksums points into. */
   readonly checksums: Uint32Array

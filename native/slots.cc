@@ -8,7 +8,6 @@
 namespace ring {
 namespace {
 
-constexpr int32_t kSlotMask = (1 << limit::slot_bits) - 1;
 // Of an expert, the look-ahead bytes that may be under way: what a demand read may have to wait
 // for.
 constexpr uint64_t kAheadPercent = 8;
@@ -39,21 +38,29 @@ Slots::~Slots() { stop(); }
 
 Status Slots::open(int32_t count, const Model& model, const std::vector<ExpertExtents>& extents,
                    io::Reader* reader) {
-  return open_common(count, model, extents, reader, count);
+  return open_common(count, model, extents, reader, count, {});
 }
 
 Status Slots::open_over(const Backend* backend, void* compute, int32_t count, int32_t rooms,
-                        const Model& model, const std::vector<ExpertExtents>& extents,
-                        io::Reader* reader) {
+                        int32_t below, const Model& model,
+                        const std::vector<ExpertExtents>& extents, io::Reader* reader) {
   RING_TRY(backend->open_slots(compute, count));
-  RING_TRY(open_common(count, model, extents, reader, rooms));
-  staging_ = std::make_unique<Staging>(backend, compute, &memory_, count);
-  return {};
+  SlotMemory::Pin pin;
+  if (backend->lend != nullptr)
+    pin = [backend, compute](const uint8_t* data, uint64_t bytes) {
+      return backend->lend(compute, data, bytes);
+    };
+  RING_TRY(open_common(count, model, extents, reader, rooms, pin));
+  staging_ = std::make_unique<Staging>(&memory_, count);
+  uploads_ = std::make_unique<Uploads>(backend, compute, count);
+  if (below == 0) return {};
+  below_ = std::make_unique<Slots>();
+  return below_->open_common(below, model, extents, reader, below, pin);
 }
 
 Status Slots::open_common(int32_t count, const Model& model,
                           const std::vector<ExpertExtents>& extents, io::Reader* reader,
-                          int32_t rooms) {
+                          int32_t rooms, SlotMemory::Pin pin) {
   model_ = &model;
   extents_ = &extents;
   reader_ = reader;
@@ -61,10 +68,13 @@ Status Slots::open_common(int32_t count, const Model& model,
   slot_of_.assign(extents.size(), -1);
   const uint64_t bytes = slot_bytes(extents);
   reader->limit_ahead(bytes * kAheadPercent / 100);
-  return memory_.open(rooms, bytes, reader);
+  return memory_.open(rooms, bytes, reader, std::move(pin));
 }
 
-void Slots::stop() { memory_.stop(); }
+void Slots::stop() {
+  memory_.stop();
+  if (below_ != nullptr) below_->stop();
+}
 
 bool Slots::is_there(int32_t expert) const {
   const int32_t slot = slot_of_[expert];
@@ -74,7 +84,7 @@ bool Slots::is_there(int32_t expert) const {
 ReadyExpert Slots::find(int32_t expert, int32_t index) const {
   if (!is_there(expert)) return {index, nullptr};
   const int32_t slot = slot_of_[expert];
-  return {index, &slots_[slot].weights, staging_ == nullptr ? -1 : slot};
+  return {index, &slots_[slot].weights, uploads_ == nullptr ? -1 : slot};
 }
 
 bool Slots::is_ready(int32_t slot, int32_t expert) const {
@@ -90,82 +100,64 @@ bool Slots::is_any_ahead(int32_t first, int32_t count) const {
     const int32_t slot = slot_of_[expert];
     if (slot >= 0 && slots_[slot].state == State::loading && slots_[slot].is_ahead) return true;
   }
-  return false;
+  return below_ != nullptr && below_->is_any_ahead(first, count);
 }
 
-Status Slots::check(const int32_t* orders, size_t count) {
-  // Later orders of a batch see what earlier ones do; undone below, whatever the outcome.
-  planned_slot_.clear();
-  planned_expert_.clear();
-  Status status;
-  for (size_t i = 0; i < count && !status.failed(); ++i) {
-    const int32_t* o = orders + i * order_field::count;
-    const int32_t expert = o[order_field::expert], to = o[order_field::to];
-    const int32_t slot = to & kSlotMask;
-    const bool good = expert >= 0 && expert < static_cast<int32_t>(slot_of_.size()) &&
-                      o[order_field::from] == -1 && to >= 0 &&
-                      to >> limit::slot_bits == static_cast<int32_t>(tier()) &&
-                      slot < this->count() && o[order_field::urgency] >= 0 &&
-                      o[order_field::urgency] <= static_cast<int32_t>(Urgency::cancel);
-    if (!good) {
-      status =
-          failure(Code::bad_order, "order %zu names no expert, slot or urgency of this device", i);
-      break;
-    }
-    if (is_loading(slot, expert)) continue;  // raised, or cancelled
-    const bool is_taken =
-        std::find(planned_slot_.begin(), planned_slot_.end(), slot) != planned_slot_.end() ||
-        std::find(planned_expert_.begin(), planned_expert_.end(), expert) != planned_expert_.end();
-    if (o[order_field::urgency] == static_cast<int32_t>(Urgency::cancel)) {
-      status =
-          failure(Code::bad_order, "order %zu cancels expert %d, which is not loading", i, expert);
-    } else if (slots_[slot].state == State::cold) {
-      status = failure(Code::bad_order, "order %zu: slot %d has not been touched yet", i, slot);
-    } else if (slots_[slot].state == State::loading || is_taken) {
-      status = failure(Code::bad_order, "order %zu: slot %d is loading another expert", i, slot);
-    } else if (slot_of_[expert] >= 0 && std::find(planned_slot_.begin(), planned_slot_.end(),
-                                                  slot_of_[expert]) == planned_slot_.end()) {
-      status = failure(Code::bad_order, "order %zu: expert %d lies in slot %d already", i, expert,
-                       slot_of_[expert]);
-    }
-    planned_slot_.push_back(slot);
-    planned_expert_.push_back(expert);
-  }
-  return status;
+// Whether the drive is bringing the expert into this tier.
+bool Slots::reads(int32_t expert) const {
+  const int32_t slot = slot_of_[expert];
+  return slot >= 0 && slots_[slot].state == State::loading && slots_[slot].source < 0;
 }
 
 Status Slots::stage(const int32_t* orders, size_t count) {
   RING_TRY(check(orders, count));
   for (size_t i = 0; i < count; ++i) {
-    const int32_t* o = orders + i * order_field::count;
-    const int32_t expert = o[order_field::expert], slot = o[order_field::to] & kSlotMask;
-    const auto urgency = static_cast<Urgency>(o[order_field::urgency]);
-    if (!is_loading(slot, expert)) {
-      load(slot, expert, urgency == Urgency::ahead);
-    } else if (urgency == Urgency::cancel) {
-      cancel(slot);
-    } else if (urgency == Urgency::demand && slots_[slot].is_ahead) {
-      raise(slot);
-    }
+    Order order;
+    parse(orders + i * order_field::count, &order)->obey(order);
   }
-  if (staging_ != nullptr) read_staged();
+  if (uploads_ == nullptr) return {};
+  read_staged();
+  if (const Status begun = uploads_->begin(); begun.failed() && !trouble_.failed())
+    trouble_ = begun;  // `settle` says so
   return {};
 }
 
-void Slots::load(int32_t slot, int32_t expert, bool is_ahead) {
-  Slot& s = slots_[slot];
+void Slots::obey(const Order& order) {
+  if (!is_loading(order.slot, order.expert)) {
+    load(order);
+  } else if (order.urgency == Urgency::cancel) {
+    cancel(order.slot);
+  } else if (order.urgency == Urgency::demand && slots_[order.slot].is_ahead) {
+    raise(order.slot);
+  }
+}
+
+void Slots::load(const Order& order) {
+  Slot& s = slots_[order.slot];
   if (s.expert >= 0) slot_of_[s.expert] = -1;
   s.state = State::loading;
-  s.is_ahead = is_ahead;
-  if (!is_ahead) ++demanded_;
-  s.expert = expert;
-  s.weights = model_->experts[expert];
-  slot_of_[expert] = slot;
-  if (staging_ == nullptr) {
-    read(slot, memory_.at(slot));
+  s.is_ahead = order.urgency == Urgency::ahead;
+  if (!s.is_ahead) ++demanded_;
+  s.expert = order.expert;
+  s.source = order.source;
+  s.weights = model_->experts[order.expert];
+  slot_of_[order.expert] = order.slot;
+  if (s.source >= 0) {
+    Slot& source = below_->slots_[s.source];
+    ++source.copies;
+    if (source.state == State::ready) upload(order.slot, source.weights);
+  } else if (staging_ != nullptr) {
+    staging_->want(order.slot, s.is_ahead);
   } else {
-    staging_->want(slot, is_ahead);
+    read(order.slot, memory_.at(order.slot));
   }
+}
+
+void Slots::upload(int32_t slot, const Mlp& from) {
+  const Slot& s = slots_[slot];
+  uint64_t bytes = 0;
+  for (const Extent& extent : (*extents_)[s.expert].of) bytes += extent.bytes;
+  uploads_->want(slot, s.expert, from, bytes, s.is_ahead);
 }
 
 // Into RAM at `target`, where the weights lie from then on.
@@ -189,42 +181,59 @@ void Slots::read_staged() {
 }
 
 void Slots::raise(int32_t slot) {
-  slots_[slot].is_ahead = false;
+  Slot& s = slots_[slot];
+  s.is_ahead = false;
   ++demanded_;
+  if (uploads_ != nullptr) uploads_->raise(slot);
+  if (s.source >= 0) return;
   if (staging_ != nullptr) staging_->raise(slot);
-  reader_->promote(slots_[slot].expert);
+  reader_->promote(s.expert);
 }
 
 // What is being copied already arrives all the same.
 void Slots::cancel(int32_t slot) {
-  if (staging_ != nullptr && staging_->drop(slot)) {
+  const Slot& s = slots_[slot];
+  const bool is_coming = s.source >= 0 && below_->slots_[s.source].state == State::loading;
+  if (is_coming || (uploads_ != nullptr && uploads_->drop(slot)) ||
+      (staging_ != nullptr && staging_->drop(slot))) {
     drop(slot, EventKind::cancelled, Code::ok);
-  } else {
-    reader_->cancel(slots_[slot].expert);
+  } else if (s.source < 0) {
+    reader_->cancel(s.expert);
   }
 }
 
-Status Slots::land(const io::Arrival& arrival) {
+void Slots::land(const io::Arrival& arrival) {
   const auto expert = static_cast<int32_t>(arrival.tag);
   const int32_t slot = slot_of_[expert];
-  if (arrival.landing == io::Landing::arrived) {
-    if (staging_ != nullptr) {
-      uint64_t bytes = 0;
-      for (const Extent& extent : (*extents_)[expert].of) bytes += extent.bytes;
-      return staging_->copy(slot, expert, slots_[slot].weights, bytes);
-    }
-    arrive(slot);
-    return {};
-  }
-  if (staging_ != nullptr) staging_->give_back(slot);
-  if (arrival.landing == io::Landing::failed) {
+  if (below_ != nullptr && below_->reads(expert)) {
+    land_below(arrival);
+  } else if (arrival.landing != io::Landing::arrived) {
     last_failure_ = arrival.why;
     last_failed_expert_ = expert;
-    drop(slot, EventKind::failed, arrival.why.code);
+    const bool has_failed = arrival.landing == io::Landing::failed;
+    drop(slot, has_failed ? EventKind::failed : EventKind::cancelled, arrival.why.code);
+  } else if (staging_ != nullptr) {
+    staging_->note_read(slot);
+    upload(slot, slots_[slot].weights);
   } else {
-    drop(slot, EventKind::cancelled, Code::ok);
+    arrive(slot);
   }
-  return {};
+}
+
+// What waits for a read in the tier below follows it.
+void Slots::land_below(const io::Arrival& arrival) {
+  const auto expert = static_cast<int32_t>(arrival.tag);
+  below_->land(arrival);
+  const int32_t slot = slot_of_[expert];
+  if (slot < 0 || slots_[slot].state != State::loading) return;
+  if (arrival.landing == io::Landing::arrived) {
+    upload(slot, below_->slots_[slots_[slot].source].weights);
+    return;
+  }
+  last_failure_ = arrival.why;
+  last_failed_expert_ = expert;
+  const bool has_failed = arrival.landing == io::Landing::failed;
+  drop(slot, has_failed ? EventKind::failed : EventKind::cancelled, arrival.why.code);
 }
 
 void Slots::arrive(int32_t slot) {
@@ -238,64 +247,90 @@ void Slots::arrive(int32_t slot) {
 void Slots::drop(int32_t slot, EventKind kind, Code code) {
   Slot& s = slots_[slot];
   if (!s.is_ahead) --demanded_;
+  let_go(slot);
   events_.push_back({kind, s.expert, slot, code});
   slot_of_[s.expert] = -1;
   s.state = State::free;
   s.expert = -1;
 }
 
+// What it was filled from, or would have been, may be used for something else.
+void Slots::let_go(int32_t slot) {
+  Slot& s = slots_[slot];
+  if (s.source >= 0)
+    --below_->slots_[s.source].copies;
+  else if (staging_ != nullptr && staging_->has_room(slot))
+    staging_->give_back(slot);
+  s.source = -1;
+}
+
 const Status& Slots::settle() {
   io::Arrival arrivals[16];
   for (int count = 16; count == 16 && !trouble_.failed();) {
     count = reader_->poll(arrivals, 16);
-    for (int i = 0; i < count && !trouble_.failed(); ++i) {
-      Status landed = land(arrivals[i]);
-      if (landed.failed()) trouble_ = landed;
-    }
+    for (int i = 0; i < count; ++i) land(arrivals[i]);
   }
-  if (staging_ != nullptr && !trouble_.failed()) {
-    Status settled = settle_staged();
+  if (uploads_ != nullptr && !trouble_.failed()) {
+    Status settled = settle_uploads();
     if (settled.failed()) trouble_ = settled;
   }
+  tell_touched();
+  if (below_ != nullptr) below_->tell_touched();
+  return trouble_;
+}
+
+void Slots::tell_touched() {
   const int32_t usable = staging_ == nullptr ? memory_.touched() : count();
   for (; touched_ < usable; ++touched_) {
     slots_[touched_].state = State::free;
     events_.push_back({EventKind::touched, -1, touched_, Code::ok});
   }
-  return trouble_;
 }
 
 // What has been copied is there, and its room is another's to be read into.
-Status Slots::settle_staged() {
+Status Slots::settle_uploads() {
   filled_.clear();
-  RING_TRY(staging_->settle(&filled_));
+  RING_TRY(uploads_->settle(&filled_));
   for (const int32_t slot : filled_) {
-    // Nothing of it lies in RAM any more.
+    // Nothing of it lies in a room any more.
     slots_[slot].weights = model_->experts[slots_[slot].expert];
+    let_go(slot);
     arrive(slot);
   }
   read_staged();
-  return {};
+  return uploads_->begin();
+}
+
+bool Slots::is_touching() const {
+  const bool is_own = staging_ == nullptr ? touched_ < count() : staging_->is_touching();
+  return is_own || (below_ != nullptr && below_->is_touching());
 }
 
 void Slots::wait(int wait_ms) {
-  const bool is_touching = staging_ == nullptr ? touched_ < count() : staging_->is_touching();
-  if (is_touching) wait_ms = std::min(wait_ms, kTouchWaitMs);
-  if (staging_ == nullptr || !staging_->is_copying()) {
+  if (is_touching()) wait_ms = std::min(wait_ms, kTouchWaitMs);
+  if (uploads_ == nullptr || !uploads_->is_busy()) {
     reader_->wait(wait_ms);
     return;
   }
   const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(wait_ms);
-  while (!reader_->wait(0) && !staging_->has_news() && std::chrono::steady_clock::now() < end)
+  while (!reader_->wait(0) && !uploads_->has_news() && std::chrono::steady_clock::now() < end)
     std::this_thread::sleep_for(kCopyWait);
 }
 
-bool Slots::awaits_copies_only() const {
-  return staging_ != nullptr && staging_->is_copying() && !staging_->is_demand_unread();
+bool Slots::awaits_reads() const {
+  if (uploads_ == nullptr) return demanded_ > 0;
+  return staging_->is_demand_unread() || (below_ != nullptr && below_->awaits_reads());
 }
 
+bool Slots::awaits_copies_only() const {
+  return uploads_ != nullptr && uploads_->is_busy() && !awaits_reads();
+}
+
+// What came into the tier below comes first: it may have gone on from there.
 int32_t Slots::take_events(int32_t* events, int32_t capacity) {
-  const int32_t count = std::min<int32_t>(capacity, static_cast<int32_t>(events_.size()));
+  const int32_t before = below_ == nullptr ? 0 : below_->take_events(events, capacity);
+  events += before * event_field::count;
+  const int32_t count = std::min(capacity - before, static_cast<int32_t>(events_.size()));
   for (int32_t i = 0; i < count; ++i) {
     int32_t* e = events + i * event_field::count;
     e[event_field::kind] = static_cast<int32_t>(events_[i].kind);
@@ -304,7 +339,7 @@ int32_t Slots::take_events(int32_t* events, int32_t capacity) {
     e[event_field::code] = static_cast<int32_t>(events_[i].code);
   }
   events_.erase(events_.begin(), events_.begin() + count);
-  return count;
+  return before + count;
 }
 
 const Status& Slots::failure_of(int32_t expert) const {

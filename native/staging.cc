@@ -14,12 +14,10 @@ int32_t take_first(std::vector<int32_t>& slots) {
 
 }  // namespace
 
-Staging::Staging(const Backend* backend, void* compute, SlotMemory* rooms, int32_t slots)
-    : backend_(backend), compute_(compute), rooms_(rooms) {
+Staging::Staging(SlotMemory* rooms, int32_t slots) : rooms_(rooms) {
   const auto count = static_cast<size_t>(rooms->count());
   taken_.resize(count);
   free_.reserve(count);
-  copying_.reserve(count);
   room_of_.assign(static_cast<size_t>(slots), -1);
 }
 
@@ -59,16 +57,6 @@ int32_t Staging::next() {
   return slot;
 }
 
-Status Staging::copy(int32_t slot, int32_t expert, const Mlp& from, uint64_t bytes) {
-  const int32_t room = room_of_[slot];
-  taken_[room].is_read = true;
-  taken_[room].from = from;
-  RING_TRY(backend_->fill(compute_, slot, expert, &taken_[room].from, &taken_[room].ticket));
-  copying_.push_back(room);
-  bytes_copied_ += bytes;
-  return {};
-}
-
 void Staging::give_back(int32_t slot) {
   const int32_t room = room_of_[slot];
   if (taken_[room].is_ahead) --ahead_;
@@ -77,29 +65,10 @@ void Staging::give_back(int32_t slot) {
   free_.push_back(room);
 }
 
-Status Staging::settle(std::vector<int32_t>* filled) {
-  if (copying_.empty()) return {};
-  uint64_t ticket = 0;
-  RING_TRY(backend_->filled(compute_, &ticket));
-  size_t done = 0;
-  for (; done < copying_.size() && taken_[copying_[done]].ticket <= ticket; ++done) {
-    filled->push_back(taken_[copying_[done]].slot);
-    give_back(filled->back());
-  }
-  copying_.erase(copying_.begin(), copying_.begin() + static_cast<std::ptrdiff_t>(done));
-  return {};
-}
-
 bool Staging::is_demand_unread() const {
   return !demand_wants_.empty() || std::any_of(taken_.begin(), taken_.end(), [](const Room& room) {
     return room.slot >= 0 && !room.is_ahead && !room.is_read;
   });
-}
-
-bool Staging::has_news() const {
-  uint64_t ticket = 0;
-  return is_copying() && (backend_->filled(compute_, &ticket).failed() ||
-                          taken_[copying_.front()].ticket <= ticket);
 }
 
 }  // namespace ring

@@ -80,9 +80,11 @@ function bits(wishes: OpenWishes, ids: readonly number[]): string {
   return JSON.stringify([emissions, Buffer.from(weights.buffer).toString('hex')])
 }
 
+/** Without slots in RAM below, unless they are asked for. */
 const onGpu = (share: number, more: OpenWishes = {}): OpenWishes => ({
   backend: 'cuda',
   expertVram: { share },
+  expertRam: { bytes: 0 },
   threads: 2,
   ...more,
 })
@@ -97,16 +99,37 @@ describe('the same bits as the processor gives', () => {
     },
   )
 
+  const late = {
+    pace: { bytesPerSecond: 4e8, latencySeconds: 3e-4, depth: 8, jitter: 1, seed: 3 },
+    chunkBytes: 16384,
+  }
+
   it('with random evictions, and reads and copies that are late by chance', () => {
-    const pace = { bytesPerSecond: 4e8, latencySeconds: 3e-4, depth: 8, jitter: 1, seed: 3 }
-    const reads = { pace, chunkBytes: 16384 }
-    expect(bits(onGpu(0.1, { policy: 'random:11', prefetch: 'on', reads }), chat)).toBe(mapped)
+    const wishes = { policy: 'random:11', prefetch: 'on', reads: late } as const
+    expect(bits(onGpu(0.1, wishes), chat)).toBe(mapped)
+  })
+
+  it.each([0.5, 0.25, 0.04].flatMap((share) => [0.3, 1].map((below) => [share, below] as const)))(
+    'with slots for %d of the experts over RAM for %d, random evictions, late by chance',
+    (share, below) => {
+      const expertRam = { share: below }
+      const wishes = { policy: 'random:7', prefetch: 'on', reads: late, expertRam } as const
+      expect(bits(onGpu(share, wishes), chat)).toBe(mapped)
+    },
+  )
+
+  it('with what later layers want read into RAM, and copied for the next', () => {
+    const pace = { bytesPerSecond: 4e8, latencySeconds: 3e-4, depth: 8, jitter: 1, seed: 4 }
+    const wishes = { prefetch: 'on', forecastEvery: 32, expertRam: { share: 0.5 } } as const
+    expect(bits(onGpu(0.1, { ...wishes, reads: { pace } }), chat)).toBe(mapped)
   })
 
   it('of a sweep through fewer slots than a layer has experts', () => {
     const ids = Array.from({ length: 400 }, (_, index) => long[index % long.length] ?? 0)
     const whole = bits({ loadMode: 'mapped' }, ids)
     expect(bits(onGpu(0.05, { stepTokens: 130 }), ids)).toBe(whole)
+    const below = { stepTokens: 130, expertRam: { share: 0.2 } }
+    expect(bits(onGpu(0.05, below), ids)).toBe(whole)
   })
 
   it('of two sequences that share the slots', () => {
@@ -116,7 +139,9 @@ describe('the same bits as the processor gives', () => {
           ({ emissions }) => emissions,
         ),
       )
-    expect(both(onGpu(0.1))).toEqual(both({ loadMode: 'mapped' }))
+    const alone = both({ loadMode: 'mapped' })
+    expect(both(onGpu(0.1))).toEqual(alone)
+    expect(both(onGpu(0.1, { expertRam: { share: 0.4 } }))).toEqual(alone)
   })
 
   it('and what was copied and waited for is counted', () => {
@@ -129,6 +154,28 @@ describe('the same bits as the processor gives', () => {
       expect(device[Counter.slots_touched]).toBe(Math.round(experts / 4))
       expect(device[Counter.bytes_copied]).toBe(total(layers.misses) * expertReadBytes)
       expect(device[Counter.stall_copy_s]).toBeGreaterThan(0)
+    })
+  })
+})
+
+describe('slots in RAM below', () => {
+  it('are copied from and not read again, and both are counted', () => {
+    const wishes = onGpu(0.1, { prefetch: 'off', expertRam: { share: 1 } })
+    withModel(ringTiny, wishes, (model) => {
+      drive(model, [requestOf(chat, { maxTokens: 8 })])
+      const { device, layers } = model.counters
+      const { expertReadBytes, experts, slotsBelow } = model.experts
+      expect(slotsBelow).toBe(experts)
+      // Each at most once, and the others from RAM.
+      expect(total(layers.misses)).toBeLessThanOrEqual(experts)
+      expect(total(layers.hitsBelow)).toBeGreaterThan(0)
+      const copies = total(layers.misses) + total(layers.hitsBelow)
+      expect(device[Counter.bytes_copied]).toBe(copies * expertReadBytes)
+      // What was read before all of that memory was touched may have passed it by.
+      drive(model, [requestOf(chat, { maxTokens: 8 })])
+      const again = total(layers.misses)
+      drive(model, [requestOf(chat, { maxTokens: 8 })])
+      expect(total(layers.misses)).toBe(again)
     })
   })
 })
@@ -155,16 +202,40 @@ describe('a read that fails', () => {
     const request = (ids: readonly number[]) => requestOf(ids, { maxTokens: 12 })
     const alone = driveOne(ringTiny, { loadMode: 'mapped', threads: 2 }, request(sort))
     const wishes = onGpu(0.1, { sequences: 2, prefetch: 'off', reads: { faults: [fault] } })
-    withModel(ringTiny, wishes, (model) => {
-      // More often than there are rooms.
-      for (let round = 0; round < model.experts.rooms + 2; round += 1) {
-        const [failing] = drive(model, [requestOf(chat, { maxTokens: 1 })])
-        expect(failing?.ending.message).toMatch(/safetensors: cannot be read at byte \d+: Input/)
+    for (const bytes of [0, 2 ** 24]) failsAlone({ ...wishes, expertRam: { bytes } })
+
+    function failsAlone(of: OpenWishes): void {
+      withModel(ringTiny, of, (model) => {
+        // More often than there are rooms.
+        for (let round = 0; round < model.experts.rooms + 2; round += 1) {
+          const [failing] = drive(model, [requestOf(chat, { maxTokens: 1 })])
+          expect(failing?.ending.message).toMatch(/safetensors: cannot be read at byte \d+: Input/)
+        }
+        const [failing, good] = drive(model, [request(chat), request(sort)])
+        expect(failing?.ending.reason).toBe('failed')
+        expect(good?.emissions).toEqual(alone.emissions)
+      })
+    }
+  })
+})
+
+describe('a GPU that has less memory than it said', () => {
+  it('has fewer slots, which is told, or is refused where that is not half of them', () => {
+    const opened = (slots: string) => {
+      process.env.RING_DELAY_SLOTS = slots
+      try {
+        return withModel(ringTiny, onGpu(0.5), (model) => {
+          const [driven] = drive(model, [requestOf(chat, { maxTokens: 4 })])
+          return { slots: model.experts.slots, note: model.note, reason: driven?.ending.reason }
+        })
+      } finally {
+        delete process.env.RING_DELAY_SLOTS
       }
-      const [failing, good] = drive(model, [request(chat), request(sort)])
-      expect(failing?.ending.reason).toBe('failed')
-      expect(good?.emissions).toEqual(alone.emissions)
-    })
+    }
+    // 80, 72, 64.
+    const note = 'the GPU has less memory left than it said: 64 experts have a slot, not 80'
+    expect(opened('70')).toMatchObject({ slots: 64, note, reason: 'length' })
+    expect(() => opened('30')).toThrow('the delayed backend has memory for 30 slots')
   })
 })
 
@@ -240,15 +311,18 @@ describe('the door', () => {
   })
 
   it('is open to `run`, which reports where experts lie, and told of by `inspect`', async () => {
-    const words = ['run', '-p', '12+9=?', '--backend', 'cuda', '--expert-vram', '50%', '--json']
+    const budgets = ['--expert-vram', '50%', '--expert-ram', '75%']
+    const words = ['run', '-p', '12+9=?', '--backend', 'cuda', ...budgets, '--json']
     const [ran, inspected] = await Promise.all([
       command(words, { environment: named }),
       command(['inspect', '--json'], { environment: named }),
     ])
-    expect(ran.stderr).toMatch(/GPU memory: 80 of 160 experts have a slot .*room for \d+ on their/)
+    expect(ran.stderr).toMatch(
+      /GPU memory: 80 of 160 experts have a slot .*; in memory slots for 56 \(.* and room for 64 on/,
+    )
     const report = lastObject(ran)
     expect(report).toMatchObject({ backend: 'cuda', load_mode: 'direct' })
-    expect(report.experts).toMatchObject({ hits: { ram: 0 }, slots: { gpu: 80, ram: 0 } })
+    expect(report.experts).toMatchObject({ slots: { gpu: 80, ram: 56 } })
     expect(report.experts).not.toMatchObject({ hits: { gpu: 0 } })
     expect(lastObject(inspected).machine).toMatchObject({
       cuda: { problem: null, name: 'a memory with delays' },
@@ -273,6 +347,26 @@ describe('a budget in GPU memory', () => {
     expect(taken).toBeLessThanOrEqual((285 - 256) * MIB)
     expect(taken).toBeGreaterThan((285 - 256) * MIB - slotBytes)
     expect(experts.rooms).toBeLessThanOrEqual(slots)
+  })
+
+  it('has slots in RAM below for the others, of what is left there', () => {
+    const slotBytes = 64 * MIB
+    const large = { ...sizes, slotBytes, expertBytes: sizes.experts * slotBytes }
+    const below = (wishes: BudgetWishes, ram: number) => {
+      const all = { contextTokens: 512, expertVram: { share: 0.25 }, ...wishes }
+      return divideGpuMemory(config, large, all, { ram, gpu: 2 ** 34 }).experts
+    }
+    const { rooms, slotsBelow, denseBytes, scaleBytes } = below({}, 2 ** 34)
+    expect(slotsBelow).toBe(sizes.experts)
+    expect(below({ expertVram: { share: 1 } }, 2 ** 34).slotsBelow).toBe(0)
+    expect(below({ expertRamMost: (rooms + 30) * slotBytes }, 2 ** 34).slotsBelow).toBe(30)
+    const ram = 256 * MIB + denseBytes + scaleBytes + (rooms + 20.5) * slotBytes
+    expect(below({}, ram).slotsBelow).toBe(20)
+    expect(below({ expertRam: { bytes: (rooms + 9) * slotBytes } }, ram).slotsBelow).toBe(9)
+    expect(below({ expertRam: { bytes: 0 } }, ram).slotsBelow).toBe(0)
+    const refusal = messageOf(() => below({ expertRam: { share: 0.5 } }, ram))
+    const bytes = Number(/; --expert-ram (\d+) would fit$/.exec(refusal)?.[1])
+    expect(below({ expertRam: { bytes } }, ram).slotsBelow).toBe(20)
   })
 
   it('is refused with a setting that fits', () => {

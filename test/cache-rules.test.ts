@@ -1,8 +1,10 @@
 // Whatever the budget, the policy, the steps and the drive do: the cache never gives an order that a
 // device must refuse, never names a slot that does not hold the expert, finishes every layer and loses
-// no slot. Random walks over a device that throws at any breach.
+// no slot; with slots in RAM alone and with those of a GPU above them. Random walks over a device that
+// throws at any breach.
 import { describe, expect, it } from 'vitest'
 import { newLayerCounts } from '../src/cache/counts.js'
+import { Tier } from '../src/cache/place.js'
 import { createPolicy } from '../src/cache/policies.js'
 import type { CacheShape, Policy } from '../src/cache/policy.js'
 import { Profile } from '../src/cache/profile.js'
@@ -48,15 +50,31 @@ class Walk {
   constructor(
     readonly dice: Dice,
     policy: string,
+    hasBelow: boolean,
   ) {
     const moeLayers = 1 + dice.below(6)
     const experts = 2 + dice.below(14)
     const topK = 1 + dice.below(Math.min(4, experts))
     const slots = 1 + dice.below(moeLayers * experts + 3)
     this.shape = { moeLayers, experts, topK, slots }
-    this.device = new CacheDevice(experts, slots)
     this.counts = newLayerCounts(moeLayers)
-    this.cache = new SlotCache(this.shape, policyOf(policy, this.shape), this.counts)
+    const own = policyOf(policy, this.shape)
+    if (hasBelow) {
+      const shape = { ...this.shape, slots: 1 + dice.below(moeLayers * experts + 3) }
+      const below = { shape, policy: policyOf(policy, shape) }
+      const ram = new CacheDevice(experts, shape.slots)
+      this.device = new CacheDevice(experts, slots, Tier.gpu, ram)
+      this.cache = new SlotCache(this.shape, own, this.counts, null, Tier.gpu, below)
+    } else {
+      this.device = new CacheDevice(experts, slots)
+      this.cache = new SlotCache(this.shape, own, this.counts)
+    }
+  }
+
+  /** The slots of every tier. */
+  get tiers(): CacheDevice[] {
+    const { below } = this.device
+    return below === null ? [this.device] : [this.device, below]
   }
 
   begin(moeLayer: number, isSweep: boolean): Visit {
@@ -84,21 +102,26 @@ class Walk {
 
   /** Nothing could be placed: then something must be under way, or there would be no end. */
   #wait(): void {
-    const { device, dice } = this
-    const cold = device.slots.findIndex(({ state }) => state === 'cold')
-    const loading = device.loading()
-    if (cold >= 0) device.touch(cold)
-    else if (loading.length > 0) device.land(dice.pick(loading))
-    else throw new Error('nothing was placed and nothing is under way')
+    for (const device of this.tiers) {
+      const cold = device.slots.findIndex(({ state }) => state === 'cold')
+      const loading = device.loading()
+      if (cold >= 0) device.touch(cold)
+      else if (loading.length > 0) device.land(this.dice.pick(loading))
+      else continue
+      return
+    }
+    throw new Error('nothing was placed and nothing is under way')
   }
 
   /** Between stops: memory gets touched, loads land, guesses come and go. */
   happen(failing: number): void {
     const { cache, device, dice } = this
-    for (const [at, slot] of device.slots.entries()) {
-      if (slot.state === 'cold' && dice.below(4) === 0) device.touch(at)
-      if (slot.state === 'loading' && dice.below(3) === 0) {
-        device.land(slot.expert, dice.below(100) < failing)
+    for (const tier of this.tiers) {
+      for (const [at, slot] of tier.slots.entries()) {
+        if (slot.state === 'cold' && dice.below(4) === 0) tier.touch(at)
+        if (slot.state === 'loading' && dice.below(3) === 0) {
+          tier.land(slot.expert, dice.below(100) < failing)
+        }
       }
     }
     if (dice.below(4) > 0) return
@@ -111,10 +134,15 @@ class Walk {
 
 const policies = ['lru', 'lfu', 'pinned', 'sweep', 'random:3']
 
-describe.each(policies)('under the policy %s', (policy) => {
+describe.each(
+  policies.flatMap((policy) => [
+    [policy, 'RAM', false] as const,
+    [policy, 'a GPU over RAM', true] as const,
+  ]),
+)('under the policy %s, with slots in %s', (policy, _, hasBelow) => {
   it('one step after the other finishes with any budget, and no order is refused', () => {
     for (let seed = 1; seed <= 40; seed += 1) {
-      const walk = new Walk(new Dice(seed), policy)
+      const walk = new Walk(new Dice(seed), policy, hasBelow)
       for (let step = 0; step < 10; step += 1) {
         const isSweep = walk.dice.below(3) === 0
         for (let moeLayer = 0; moeLayer < walk.shape.moeLayers; moeLayer += 1) {
@@ -136,7 +164,7 @@ describe.each(policies)('under the policy %s', (policy) => {
 
   it('a sweep and a decode that take turns both finish', () => {
     for (let seed = 100; seed < 140; seed += 1) {
-      const walk = new Walk(new Dice(seed), policy)
+      const walk = new Walk(new Dice(seed), policy, hasBelow)
       const layers = walk.shape.moeLayers
       const open = [walk.begin(0, true), walk.begin(0, false)]
       let finished = 0
@@ -156,7 +184,7 @@ describe.each(policies)('under the policy %s', (policy) => {
 
   it('no slot is lost to loads that fail or are cancelled', () => {
     for (let seed = 200; seed < 230; seed += 1) {
-      const walk = new Walk(new Dice(seed), policy)
+      const walk = new Walk(new Dice(seed), policy, hasBelow)
       const { device, shape } = walk
       for (let round = 0; round < 30; round += 1) {
         const visit = walk.begin(round % shape.moeLayers, round % 3 === 0)
@@ -166,7 +194,8 @@ describe.each(policies)('under the policy %s', (policy) => {
         }
         // The step is given up, as when its request is cancelled.
       }
-      for (const [at, slot] of device.slots.entries()) if (slot.state === 'cold') device.touch(at)
+      for (const tier of walk.tiers)
+        for (const [at, { state }] of tier.slots.entries()) if (state === 'cold') tier.touch(at)
       device.landAll()
       const everything = Array.from({ length: shape.experts }, (_, index) => index)
       for (let moeLayer = 0; moeLayer < shape.moeLayers; moeLayer += 1) {
@@ -181,6 +210,7 @@ describe.each(policies)('under the policy %s', (policy) => {
       expect(device.count('free'), `seed ${seed}`).toBe(
         Math.max(0, shape.slots - shape.moeLayers * shape.experts),
       )
+      expect(walk.tiers.map((tier) => tier.count('loading'))).toEqual(walk.tiers.map(() => 0))
     }
   })
 })

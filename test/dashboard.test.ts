@@ -130,6 +130,29 @@ describe('what is not there', () => {
   })
 })
 
+describe('experts on a GPU over RAM', () => {
+  it('are told apart by where they lay', () => {
+    const snapshots = [39, 40].map((at): Snapshot => {
+      const full = synthesised(at, ring1t)
+      if (full.engine === undefined) throw new Error('there is one')
+      const { experts, layers } = full.engine
+      const hits = layers.hits.map(() => 60 * at)
+      const hitsBelow = layers.hits.map(() => 45 * at)
+      const onGpu = { ...experts, isOnGpu: true, slotsBelow: 1000 }
+      const engine = { ...full.engine, experts: onGpu, layers: { ...layers, hits, hitsBelow } }
+      return { ...full, engine }
+    })
+    const [before, snapshot = null] = snapshots
+    if (before === undefined || snapshot === null) throw new Error('there are two')
+    const history = new History()
+    for (const one of [before, snapshot]) history.add(one)
+    const lines = screenOf({ ...sceneOf({}), snapshot, history }, 100, 50).split('\n')
+    const rowOf = (name: RegExp) => lines.find((one) => name.test(one)) ?? ''
+    expect(rowOf(/hit rate +VRAM/)).toContain('15.0 %')
+    expect(rowOf(/^ +RAM /)).toContain('45.0 %')
+  })
+})
+
 describe('figures', () => {
   it('on a screen are those of the plain line and of the object at the same instant', () => {
     const scene = sceneOf({})

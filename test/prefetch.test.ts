@@ -160,7 +160,11 @@ describe('what is read ahead', () => {
   const shape = { moeLayers: 4, experts: 8, topK: 2, groups: 1, groupsKept: 1, distances: [1, 2] }
 
   /** Foresight of one expert in each layer, as likely as given. */
-  function prefetchOf(chances: Record<number, number>, held: readonly number[] = []) {
+  function prefetchOf(
+    chances: Record<number, number>,
+    held: readonly number[] = [],
+    below: readonly number[] = [],
+  ) {
     const probabilities = new Float32Array(8)
     const foresight: Foresight = {
       begin: () => {},
@@ -179,6 +183,9 @@ describe('what is read ahead', () => {
       holds: (expert: Expert) => held.includes(expert),
       isGuess: (expert: Expert) => held.includes(expert),
       victimChance: () => 0.1,
+      isBelow: (expert: Expert) => below.includes(expert),
+      copiesAhead: 0,
+      copyVictimChance: () => 0.1,
       ahead: (guesses: Int32Array, unlikely: Int32Array) => {
         asked.push({ guesses: [...guesses], unlikely: [...unlikely] })
         return guesses
@@ -186,7 +193,9 @@ describe('what is read ahead', () => {
     }
     const prefetch = new Prefetch(shape, foresight, slots, 'on', 100)
     prefetch.begin(Int32Array.of(1))
-    prefetch.end(second, 0, 0)
+    // Half of the second nothing is copied, which is half a copy for each layer.
+    const copies = below.length === 0 ? {} : { copyBusySeconds: 0.5, bytesCopied: 200 }
+    prefetch.end({ ...second, ...copies }, 0, 0)
     prefetch.begin(Int32Array.of(1))
     return { prefetch, asked }
   }
@@ -213,6 +222,13 @@ describe('what is read ahead', () => {
     const { prefetch, asked } = prefetchOf({ 1: 0.99, 2: 0.3 }, [8 + 1])
     prefetch.ahead(0, false)
     expect(asked).toEqual([])
+  })
+
+  it('copies what the next layer wants of the tier below, and of later layers nothing', () => {
+    const inRam = [8 + 1, 16 + 2]
+    const { prefetch, asked } = prefetchOf({ 1: 0.95, 2: 0.95 }, inRam, inRam)
+    prefetch.ahead(0, false)
+    expect(asked).toEqual([{ guesses: [8 + 1], unlikely: [] }])
   })
 
   it('is called back when it has become unlikely', () => {

@@ -201,6 +201,7 @@ describe('what is worth trying', () => {
       loadMode: 'direct' as const,
       tier: 'ram' as const,
       rooms: 0,
+      slotsBelow: 0,
       ...{ slots: 40, slotBytes: 25 * MIB, experts: 160, expertReadBytes: 25 * MIB },
       ...{ denseBytes: 0, scaleBytes: 0, scratchBytes: 0 },
       ...more,

@@ -32,6 +32,8 @@ export function overview({ snapshot, history }: Scene, columns: number, rows: nu
     curve(points.map(of), room, style, most)
   const { running, waiting, ended, failed } = snapshot.requests
   const byLayer = hitRates(engine, room)
+  const below = now?.hitRateBelow
+  const own = now?.hitRate === undefined ? undefined : now.hitRate - (below ?? 0)
   const lines = [
     row(
       'tokens/s',
@@ -65,8 +67,8 @@ export function overview({ snapshot, history }: Scene, columns: number, rows: nu
     row(
       engine.experts.isOnGpu ? 'hit rate' : '',
       engine.experts.isOnGpu ? 'VRAM' : engine.loadMode === 'direct' ? 'RAM' : 'in memory',
-      shareText(now?.hitRate),
-      ...gauge(now?.hitRate, 16, 'good'),
+      shareText(own),
+      ...gauge(own, 16, 'good'),
       span(' '),
       curve(
         points.map((one) => one.hitRate),
@@ -75,6 +77,9 @@ export function overview({ snapshot, history }: Scene, columns: number, rows: nu
         1,
       ),
     ),
+    ...(engine.experts.slotsBelow === undefined
+      ? []
+      : [row('', 'RAM', shareText(below), ...gauge(below, 16, 'good'))]),
     row('', 'by layer', '', curve(byLayer, byLayer.length, 'good', 1)),
     line(),
     ...timeLines(now, room),

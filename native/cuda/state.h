@@ -8,6 +8,7 @@
 
 #include "../backend.h"
 #include "kernels.h"
+#include "lent.h"
 #include "memory.h"
 #include "slots.h"
 #include "weights.h"
@@ -82,6 +83,7 @@ struct Gpu {
   bool are_experts_suitable = false;  // for tensor cores, all of them
   cudaStream_t compute = nullptr;
   Weights weights;
+  Lent lent;  // outlives the copies from it
   Slots slots;
   DeviceArray<uint8_t> keys, values;  // [layer][block][kv head][token][head_dim]
   StepState steps[limit::steps_open];

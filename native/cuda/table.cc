@@ -134,6 +134,10 @@ Status fill_slot(void* self, int32_t slot, int32_t expert, const Mlp* host, uint
 }
 Status filled_slots(void* self, uint64_t* ticket) { return of(self).slots.filled(ticket); }
 
+Status lend(void* self, const uint8_t* data, uint64_t bytes) {
+  return of(self).lent.add(data, bytes);
+}
+
 const char* identify(void* self) { return of(self).identity.c_str(); }
 const char* describe(void* self) { return of(self).description.c_str(); }
 void close_backend(void* self) { delete static_cast<Gpu*>(self); }
@@ -161,6 +165,7 @@ Backend make_table() {
   table.open_slots = open_slots;
   table.fill = fill_slot;
   table.filled = filled_slots;
+  table.lend = lend;
   return table;
 }
 

@@ -6,6 +6,9 @@ export interface LayerCounts {
   readonly requests: Float64Array
   /** Of those, experts that lay in memory or were on their way for somebody who waits. */
   readonly hits: Float64Array
+  /** Of the hits, those that had to be copied from a tier below. */
+  readonly hitsBelow: Float64Array
+  /** Experts that had to be read. */
   readonly misses: Float64Array
   /** Experts of the layer that had to leave a slot. */
   readonly evictions: Float64Array
@@ -27,6 +30,7 @@ export function newLayerCounts(
   return {
     requests: doubles(moeLayers),
     hits: doubles(moeLayers),
+    hitsBelow: doubles(moeLayers),
     misses: doubles(moeLayers),
     evictions: doubles(moeLayers),
     ahead: doubles(moeLayers),

@@ -28,6 +28,10 @@ export function placeOf(tier: Tier, slot: number): Place {
   return (tier * 2 ** slotBits + slot) as Place
 }
 
+export function tierOf(place: number): number {
+  return Math.floor(place / 2 ** slotBits)
+}
+
 export function slotOf(place: number): number {
   return place % 2 ** slotBits
 }

@@ -47,6 +47,11 @@ export const OrderField = { expert: 0, from: 1, to: 2, urgency: 3, count: 4 } as
 export const Urgency = { demand: 0, ahead: 1, cancel: 2 } as const
 export type Urgency = (typeof Urgency)[keyof typeof Urgency]
 
+/** Of a sweep's next layer nearly everything will be wanted: that is no guess to the drive. */
+export function urgencyOf(isSweep: boolean, isAhead: boolean): Urgency {
+  return isAhead && !isSweep ? Urgency.ahead : Urgency.demand
+}
+
 /** Orders of one call; the array is filled again by the next, and grows only when it must. */
 export class Orders {
   #records = new Int32Array(64 * OrderField.count)

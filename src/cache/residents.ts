@@ -1,6 +1,7 @@
 // Who stays in the slots of one tier: finds a slot for an expert of a layer, free or emptied of a
 // victim. The layer that gives up an expert is chosen here, by floors; which of its experts, by a
-// policy. Nothing leaves that is loading or that the layer in hand still wants.
+// policy. Nothing leaves that is loading, that the layer in hand still wants, or that a tier above is
+// being filled from.
 import { decodeFloors, streamLeast, sweepFloors } from './floors.js'
 import type { Expert } from './place.js'
 import type { CacheShape, Policy } from './policy.js'
@@ -40,14 +41,23 @@ export class Residents {
   #sparesAwaited = true
   #sparesPinned = false
   #isGuessing = false
+  readonly #isLent: (expert: Expert) => boolean
   readonly #mayLeave = (expert: Expert): boolean =>
     this.table.stateOf(expert) === SlotState.ready &&
+    !this.#isLent(expert) &&
     this.#wantedAt[expert] !== this.#call &&
     !(this.#sparesAwaited && this.#awaited[expert] === 1) &&
     !(this.#isGuessing && this.#sparedAt[expert] === this.#call) &&
     !(this.#sparesPinned && this.#policy.isPinned?.(expert) === true)
 
-  constructor(shape: CacheShape, policy: Policy, evictions: Float64Array) {
+  /** `isLent`: whether the expert is being copied from here. */
+  constructor(
+    shape: CacheShape,
+    policy: Policy,
+    evictions: Float64Array,
+    isLent: (expert: Expert) => boolean = () => false,
+  ) {
+    this.#isLent = isLent
     const { moeLayers, experts, topK, slots } = shape
     this.table = new SlotTable(slots, moeLayers, experts)
     this.#policy = policy

@@ -1,24 +1,17 @@
-// The cache of one tier of slots over disk: hits where they lie, misses into free slots or those of
-// victims, in waves when slots are fewer than a layer wants. One conversation with one device: it
-// hears of uses and events, and answers `place` with places and orders. A further tier is a further
-// Residents whose orders come `from` this one; what stands below this file does not know how many
-// there are.
+// The cache of slots over disk: hits where they lie, misses into free slots or those of victims, in
+// waves when slots are fewer than a layer wants. One conversation with one device: it hears of uses and
+// events, and answers `place` with places and orders. Where a tier lies below the slots that are computed
+// with (below.ts), what lies there is copied, and reads go through it.
+import type { TierParts } from './below.js'
 import type { Cache, Plan } from './cache.js'
 import { Certain } from './certain.js'
-import { increase, type LayerCounts } from './counts.js'
-import { type Expert, expertOf, nowhere, type Place, placeOf, slotOf, Tier } from './place.js'
+import type { LayerCounts } from './counts.js'
+import { type Expert, expertOf, nowhere, Tier } from './place.js'
 import type { CacheShape, Policy } from './policy.js'
-import {
-  EventField,
-  EventKind,
-  forEachLayer,
-  Orders,
-  tokensOf,
-  Urgency,
-  UseField,
-} from './records.js'
-import { Residents } from './residents.js'
+import { forEachLayer, tokensOf, UseField } from './records.js'
+import type { Residents } from './residents.js'
 import { SlotState, type SlotTable } from './slots.js'
+import { Supply } from './supply.js'
 
 /** Steps of more tokens are sweeps, and take the experts of a layer in rising index. */
 export const unorderedTokens = 128
@@ -30,11 +23,10 @@ const none = new Int32Array(0)
 
 export class SlotCache implements Cache {
   readonly #shape: CacheShape
-  readonly #counts: LayerCounts
+  readonly #supply: Supply
   readonly #residents: Residents
   readonly #table: SlotTable
   readonly #certain: Certain
-  readonly #orders = new Orders()
   readonly #places: Int32Array
   /** [wanted] whether it was ordered by this very call */
   readonly #isNew: Uint8Array
@@ -42,18 +34,17 @@ export class SlotCache implements Cache {
   readonly #waits: Uint8Array
   #firstExpert = 0
   readonly #isWaiting = (expert: Expert): boolean => this.#waits[expert - this.#firstExpert] === 1
-  #unusedGuesses = 0
+  /** The layer whose experts were kept or placed last. */
+  #moeLayer = 0
   /** Of the step in hand and of the one before it. */
   #stepTokens = 0
   #lastStepTokens = 0
   /** [MoE layer][experts] router's probabilities of the last routing; none where nobody gives them. */
   readonly #scores: readonly Float32Array[]
 
-  readonly #tier: Tier
-
   /**
    * `scores`: [MoE layer][experts], as every layer's router had them when it last routed. `tier`: where the
-   * slots lie, which makes no difference but to the places.
+   * slots lie, which makes no difference but to the places. `below`: slots in RAM that those are filled from.
    */
   constructor(
     shape: CacheShape,
@@ -61,12 +52,12 @@ export class SlotCache implements Cache {
     counts: LayerCounts,
     scores: Float32Array | null = null,
     tier: Tier = Tier.ram,
+    below: TierParts | null = null,
   ) {
-    this.#tier = tier
     this.#shape = shape
-    this.#counts = counts
-    this.#residents = new Residents(shape, policy, counts.evictions)
-    this.#table = this.#residents.table
+    this.#supply = new Supply(shape, policy, counts, tier, below)
+    this.#residents = this.#supply.residents
+    this.#table = this.#supply.table
     this.#certain = new Certain(shape.moeLayers, shape.experts)
     this.#places = new Int32Array(shape.experts)
     this.#isNew = new Uint8Array(shape.experts)
@@ -80,54 +71,46 @@ export class SlotCache implements Cache {
   used(records: Int32Array): void {
     forEachLayer(records, this.#shape.experts, (moeLayer, of, count) => {
       for (let at = 0; at < of.length; at += UseField.count)
-        this.#count((of[at + UseField.expert] ?? 0) as Expert)
-      const scores = this.#scores[moeLayer]
-      if (scores !== undefined) this.policy.scored?.(moeLayer, scores)
+        this.#supply.count((of[at + UseField.expert] ?? 0) as Expert)
       const tokens = tokensOf(of, this.#shape.topK)
       if (tokens > manyTokens) this.#certain.add(moeLayer, of, tokens)
       if (moeLayer === 0) {
         this.#lastStepTokens = this.#stepTokens
         this.#stepTokens = tokens
       }
-      this.#residents.used(moeLayer, of, count, tokens > unorderedTokens)
+      const isSweep = tokens > unorderedTokens
+      this.#supply.used(moeLayer, of, count, isSweep, this.#scores[moeLayer])
     })
   }
 
   settle(events: Int32Array): void {
-    for (let at = 0; at < events.length; at += EventField.count) {
-      const kind = events[at + EventField.kind]
-      const expert = (events[at + EventField.expert] ?? -1) as Expert
-      const slot = slotOf(events[at + EventField.to] ?? 0)
-      if (kind === EventKind.touched) this.#table.touched(slot)
-      else if (kind === EventKind.arrived) this.#table.arrived(slot, expert)
-      else this.#residents.dropped(slot, expert)
-    }
+    this.#supply.settle(events)
   }
 
   place(moeLayer: number, wanted: Int32Array, stepTokens: number): Plan {
-    this.#orders.clear()
-    this.#withdrawWasted()
-    this.#residents.beginCall()
-    for (const index of wanted) this.#residents.want(this.#expert(moeLayer, index))
+    this.#supply.orders.clear()
+    this.#supply.withdrawWasted()
+    this.keep(moeLayer, wanted)
     if (stepTokens > unorderedTokens) this.#placeInOrder(moeLayer, wanted)
     else this.#placeAny(moeLayer, wanted, stepTokens)
-    return { places: this.#places.subarray(0, wanted.length), orders: this.#orders.records }
+    return { places: this.#places.subarray(0, wanted.length), orders: this.#supply.orders.records }
   }
 
   /** Nothing is placed, but until the next call these experts of a layer stay where they are. */
   keep(moeLayer: number, wanted: Int32Array): void {
-    this.#residents.beginCall()
-    for (const index of wanted) this.#residents.want(this.#expert(moeLayer, index))
+    this.#moeLayer = moeLayer
+    this.#supply.beginCall()
+    for (const index of wanted) this.#supply.want(this.#expert(moeLayer, index))
   }
 
   /** Until the next call the expert gives way to no guess: it is probably wanted itself. */
   spare(expert: Expert): void {
-    this.#residents.spare(expert)
+    this.#supply.spare(expert)
   }
 
-  /** Whether the expert lies in a slot or is on its way into one. */
+  /** Whether the expert lies in memory or is on its way there. */
   holds(expert: Expert): boolean {
-    return this.#isHeld(expert)
+    return this.#supply.isAnywhere(expert)
   }
 
   /** Whether the expert lies in a slot, whole. */
@@ -135,43 +118,58 @@ export class SlotCache implements Cache {
     return this.#table.stateOf(expert) === SlotState.ready
   }
 
-  /** How many of a layer's experts do not lie in slots, whole. */
+  /** How many of a layer's experts have to be read, or are being read. */
   missing(moeLayer: number, wanted: Int32Array): number {
     let count = 0
-    for (const index of wanted) if (!this.isReady(this.#expert(moeLayer, index))) count += 1
+    for (const index of wanted)
+      if (this.#supply.isMissing(this.#expert(moeLayer, index))) count += 1
     return count
   }
 
   /** Slots that hold nothing, and slots that may not be used yet. */
   get freeSlots(): number {
-    return this.#table.free
+    return this.#table.free + (this.#supply.below?.table.free ?? 0)
   }
 
   get coldSlots(): number {
-    return this.#table.cold
+    return this.#table.cold + (this.#supply.below?.table.cold ?? 0)
   }
 
-  /** Guesses that are on their way. */
+  /** Guesses that are being read. */
   get guesses(): number {
-    return this.#table.ahead
+    return this.#supply.below?.table.ahead ?? this.#table.ahead
   }
 
   /** Guesses that were read to the end and that their layers did not want. */
   get unusedGuesses(): number {
-    return this.#unusedGuesses
+    return this.#supply.unusedGuesses
   }
 
-  /** That the expert which would give way for one of the layer is wanted again soon; 1: none can. */
+  /** That the expert which would give way to what is read for the layer is wanted again soon; 1: none can. */
   victimChance(moeLayer: number): number {
-    if (this.#table.free > 0) return 0
-    const victim = this.#residents.nextVictim(moeLayer)
-    if (victim < 0) return 1
-    return this.policy.chance?.(victim as Expert) ?? this.#shape.topK / this.#shape.experts
+    return this.#supply.victimChance(moeLayer)
   }
 
-  /** Whether the expert is on its way as a guess, and nobody waits for it. */
+  /** The same of what is copied for the layer from the tier below. */
+  copyVictimChance(moeLayer: number): number {
+    return this.#supply.copyVictimChance(moeLayer)
+  }
+
+  /** Whether the expert lies whole in the tier below, and is not on its way up. */
+  isBelow(expert: Expert): boolean {
+    const isReady = this.#supply.below?.table.stateOf(expert) === SlotState.ready
+    return isReady && !this.#supply.isHeld(expert)
+  }
+
+  /** Experts that are on their way up from there, and nobody waits for them. */
+  get copiesAhead(): number {
+    return this.#supply.below === null ? 0 : this.#table.ahead
+  }
+
+  /** Whether the expert is being read as a guess, and nobody waits for it. */
   isGuess(expert: Expert): boolean {
-    return this.#table.stateOf(expert) === SlotState.ahead
+    const table = this.#supply.below?.table ?? this.#table
+    return table.stateOf(expert) === SlotState.ahead
   }
 
   /**
@@ -181,25 +179,28 @@ export class SlotCache implements Cache {
    * turned out to be wasted.
    */
   ahead(experts: Int32Array, unlikely: Int32Array = none): Int32Array {
-    this.#orders.clear()
-    this.#withdrawWasted()
-    for (const guess of unlikely) this.#withdraw(guess as Expert)
-    for (const guess of experts) {
-      if (!this.#isHeld(guess as Expert) && !this.#guess(guess as Expert, false)) break
-    }
-    return this.#orders.records
+    this.#supply.orders.clear()
+    this.#supply.withdrawWasted()
+    for (const guess of unlikely) this.#supply.withdraw(guess as Expert)
+    for (const guess of experts)
+      if (!this.#bringAhead(guess as Expert) && this.#supply.below === null) break
+    return this.#supply.orders.records
   }
 
   /** Orders that fill free slots with experts that nobody has asked for, the first of them first. */
   warm(experts: Int32Array): Int32Array {
-    this.#orders.clear()
-    for (const expert of experts as Iterable<Expert>) {
-      if (this.#isHeld(expert)) continue
-      const slot = this.#residents.fill(expert)
-      if (slot < 0) break
-      this.#orders.load(expert, placeOf(this.#tier, slot), Urgency.ahead)
-    }
-    return this.#orders.records
+    this.#supply.orders.clear()
+    for (const expert of experts as Iterable<Expert>)
+      if (!this.#supply.isHeld(expert) && !this.#supply.warm(expert)) break
+    return this.#supply.orders.records
+  }
+
+  /** What a later layer than the next wants needs no slot to be computed with yet. */
+  #bringAhead(expert: Expert): boolean {
+    if (this.#supply.isHeld(expert)) return true
+    const isNear = this.#table.layerOf(expert) <= this.#moeLayer + 1
+    if ((this.#supply.below === null || isNear) && this.#supply.guess(expert, false)) return true
+    return this.holds(expert) || this.#supply.guessBelow(expert)
   }
 
   /** Steps of no sweep: everything that has a slot is placed, and computed as it lands. */
@@ -207,18 +208,18 @@ export class SlotCache implements Cache {
     // Hits first, so that no miss is given a slot that is needed for a hit.
     for (let at = 0; at < wanted.length; at += 1) {
       const expert = this.#expert(moeLayer, wanted[at])
-      if (this.#isHeld(expert)) this.#demand(expert, false)
-      this.#places[at] = this.#placeOf(expert)
+      if (this.#supply.isHeld(expert)) this.#supply.demand(expert, false)
+      this.#places[at] = this.#supply.placeOf(expert)
       this.#isNew[at] = 0
     }
     for (let at = 0; at < wanted.length; at += 1) {
       const expert = this.#expert(moeLayer, wanted[at])
-      if (this.#isHeld(expert)) continue
-      if (!this.#demand(expert, false)) {
+      if (this.#supply.isHeld(expert)) continue
+      if (!this.#supply.demand(expert, false)) {
         this.#holdBack(moeLayer, wanted)
         return
       }
-      this.#places[at] = this.#placeOf(expert)
+      this.#places[at] = this.#supply.placeOf(expert)
       this.#isNew[at] = 1
     }
     if (this.#loadCertain(moeLayer, stepTokens)) this.#holdBack(moeLayer, wanted)
@@ -237,8 +238,8 @@ export class SlotCache implements Cache {
     for (let index = 0; index < this.#shape.experts; index += 1) {
       if (this.#residents.awaitedOf(next) >= this.#residents.sweepStream) return false
       const expert = this.#expert(next, index)
-      if (this.#isHeld(expert) || !this.#certain.isWanted(expert, tokens)) continue
-      if (!this.#guess(expert, true)) return true
+      if (this.#supply.isHeld(expert) || !this.#certain.isWanted(expert, tokens)) continue
+      if (!this.#supply.guess(expert, true)) return true
     }
     return false
   }
@@ -296,10 +297,10 @@ export class SlotCache implements Cache {
     this.#places.fill(nowhere, 0, wanted.length)
     let reached = 0
     while (reached < wanted.length) {
-      if (!this.#demand(this.#expert(moeLayer, wanted[reached]), true)) break
+      if (!this.#supply.demand(this.#expert(moeLayer, wanted[reached]), true)) break
       reached += 1
     }
-    if (reached === 0 && !this.#isHeld(this.#expert(moeLayer, wanted[0])))
+    if (reached === 0 && !this.#supply.isHeld(this.#expert(moeLayer, wanted[0])))
       reached = this.#displaceLatest(moeLayer, wanted)
     const goesOn = reached < wanted.length || this.#loadNext(moeLayer + 1)
     let loads = this.#loadsToPlace(moeLayer, wanted, reached, goesOn)
@@ -309,7 +310,7 @@ export class SlotCache implements Cache {
         if (loads === 0) return
         loads -= 1
       }
-      this.#places[at] = this.#placeOf(expert)
+      this.#places[at] = this.#supply.placeOf(expert)
     }
   }
 
@@ -323,7 +324,7 @@ export class SlotCache implements Cache {
     for (let index = 0; index < this.#shape.experts; index += 1) {
       if (this.#residents.awaitedOf(moeLayer) >= this.#residents.sweepStream) return false
       const expert = this.#expert(moeLayer, index)
-      if (!this.#isHeld(expert) && !this.#guess(expert, true)) return true
+      if (!this.#supply.isHeld(expert) && !this.#supply.guess(expert, true)) return true
     }
     return false
   }
@@ -342,80 +343,14 @@ export class SlotCache implements Cache {
     for (let at = wanted.length - 1; at > 0; at -= 1) {
       const latest = this.#expert(moeLayer, wanted[at])
       if (this.#table.stateOf(latest) !== SlotState.ready) continue
-      const first = this.#expert(moeLayer, wanted[0])
-      const slot = this.#residents.replace(latest, first)
-      this.#orders.load(first, placeOf(this.#tier, slot), Urgency.demand)
+      this.#supply.replace(latest, this.#expert(moeLayer, wanted[0]), true)
       return 1
     }
     return 0
   }
 
-  /** Sees to it that the expert lies in a slot or is read into one for somebody who waits. */
-  #demand(expert: Expert, isSweep: boolean): boolean {
-    const state = this.#table.stateOf(expert)
-    if (state === SlotState.ready || state === SlotState.demanded) return true
-    // It may come to nothing yet: what became of it is heard before the next call.
-    if (state === SlotState.withdrawn) return false
-    if (state === SlotState.ahead) this.#table.promote(expert)
-    else if (this.#residents.admit(expert, isSweep, false) < 0) return false
-    this.#orders.load(expert, this.#placeOf(expert), Urgency.demand)
-    return true
-  }
-
-  /** Reads an expert that nobody has asked for, if it can have a slot. */
-  #guess(expert: Expert, isSweep: boolean): boolean {
-    const slot = this.#residents.admit(expert, isSweep, true)
-    if (slot < 0) return false
-    // Of a sweep's next layer nearly everything will be wanted: that is no guess to the drive.
-    this.#orders.load(expert, placeOf(this.#tier, slot), isSweep ? Urgency.demand : Urgency.ahead)
-    increase(this.#counts.ahead, this.#table.layerOf(expert))
-    return true
-  }
-
-  #withdraw(expert: Expert): void {
-    if (this.#table.stateOf(expert) !== SlotState.ahead) return
-    this.#orders.load(expert, this.#placeOf(expert), Urgency.cancel)
-    this.#table.withdraw(expert)
-  }
-
-  /** Guesses whose layers have routed elsewhere: what is still loading need not go on. */
-  #withdrawWasted(): void {
-    const { wasted } = this.#residents
-    for (const expert of wasted) {
-      const layer = this.#table.layerOf(expert)
-      increase(this.#counts.aheadWasted, layer)
-      if (this.#table.stateOf(expert) === SlotState.ahead) {
-        this.#withdraw(expert)
-      } else if (this.#isHeld(expert)) {
-        increase(this.#counts.aheadUnused, layer)
-        this.#unusedGuesses += 1
-      }
-    }
-    wasted.length = 0
-  }
-
-  #count(expert: Expert): void {
-    const { requests, hits, misses, aheadHits } = this.#counts
-    const layer = this.#table.layerOf(expert)
-    const state = this.#table.stateOf(expert)
-    const isHit = state === SlotState.ready || state === SlotState.demanded
-    increase(requests, layer)
-    increase(isHit ? hits : misses, layer)
-    if (isHit && this.#residents.isAwaited(expert)) increase(aheadHits, layer)
-  }
-
   #expert(moeLayer: number, index: number | undefined): Expert {
     return expertOf(moeLayer, index ?? 0, this.#shape.experts)
-  }
-
-  #placeOf(expert: Expert): Place {
-    const slot = this.#table.slotOf[expert] ?? -1
-    const isComputable = slot >= 0 && this.#table.state[slot] !== SlotState.withdrawn
-    return isComputable ? placeOf(this.#tier, slot) : nowhere
-  }
-
-  #isHeld(expert: Expert): boolean {
-    return (this.#table.slotOf[expert] ?? -1) >= 0
   }
 
   #isComing(expert: Expert): boolean {

@@ -5,8 +5,7 @@ import type { Expert } from './place.js'
 
 /**
  * A slot is cold until its memory has been touched. It loads for somebody who waits, as a guess, or
- * as a guess that was withdrawn, of which only an event can tell what became of it. A tier that is
- * read while orders are given will need one more, `retiring`: given up, but still being read.
+ * as a guess that was withdrawn, of which only an event can tell what became of it.
  */
 export const SlotState = {
   cold: 0,
@@ -72,6 +71,12 @@ export class SlotTable {
   stateOf(expert: Expert): SlotState {
     const slot = this.slotOf[expert] ?? -1
     return slot < 0 ? SlotState.cold : (this.state[slot] as SlotState)
+  }
+
+  /** Whether the expert is on its way into a slot. */
+  fills(expert: Expert): boolean {
+    const state = this.stateOf(expert)
+    return state >= SlotState.demanded && state <= SlotState.withdrawn
   }
 
   touched(slot: number): void {

@@ -68,9 +68,12 @@ function hitsLine({ requests, hits }: Usage, loadMode: 'mapped' | 'direct'): str
 /** What was set aside, where experts live in slots: one line of sizes. */
 function memoryLines({ experts, plan }: EngineFacts): string[] {
   if (experts.loadMode === 'mapped') return []
-  const { tier, slots, rooms, slotBytes, denseBytes, scaleBytes, scratchBytes } = experts
+  const { tier, slots, rooms, slotsBelow, slotBytes, denseBytes, scaleBytes, scratchBytes } =
+    experts
   const place = tier === 'gpu' ? 'GPU memory' : 'memory'
-  const onTheWay = tier === 'gpu' ? `; in memory room for ${rooms} on their way` : ''
+  const inRam =
+    slotsBelow > 0 ? `slots for ${slotsBelow} (${sizeText(slotsBelow * slotBytes)}) and ` : ''
+  const onTheWay = tier === 'gpu' ? `; in memory ${inRam}room for ${rooms} on their way` : ''
   const share = ((100 * slots) / experts.experts).toPrecision(3)
   return [
     `${place}: ${slots} of ${experts.experts} experts have a slot (${share} %), ${sizeText(slots * slotBytes)}; ` +

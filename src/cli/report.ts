@@ -62,10 +62,10 @@ function usageReport({ stats, engine, ceiling }: RunFacts): Record<string, unkno
   return {
     experts: {
       requests: counted?.requests ?? stats.expertRequests,
-      hits: inTiers(counted?.hits ?? null, plan),
+      hits: hitsInTiers(counted, plan),
       hits_by: counted === null ? null : isDirect ? 'slots' : 'residency',
       misses: counted?.misses ?? null,
-      slots: inTiers(isDirect ? plan.slots : 0, plan),
+      slots: slotsInTiers(plan),
       bytes_each: expertBytes,
     },
     io: ioReport(usage, plan.expertReadBytes, stats.decodeSeconds, ceiling),
@@ -80,9 +80,16 @@ function usageReport({ stats, engine, ceiling }: RunFacts): Record<string, unkno
   }
 }
 
-/** What is said of experts in slots, by where those lie. */
-function inTiers<Count>(count: Count, { tier }: ExpertPlan): { gpu: Count | 0; ram: Count | 0 } {
-  return tier === 'gpu' ? { gpu: count, ram: 0 } : { gpu: 0, ram: count }
+/** By where experts lay that had not to be read. */
+function hitsInTiers(counted: Usage | null, { tier }: ExpertPlan): Record<string, number | null> {
+  if (tier === 'ram') return { gpu: 0, ram: counted?.hits ?? null }
+  if (counted === null) return { gpu: null, ram: null }
+  return { gpu: counted.hits - counted.hitsBelow, ram: counted.hitsBelow }
+}
+
+function slotsInTiers({ loadMode, tier, slots, slotsBelow }: ExpertPlan): Record<string, number> {
+  if (loadMode === 'mapped') return { gpu: 0, ram: 0 }
+  return tier === 'gpu' ? { gpu: slots, ram: slotsBelow } : { gpu: 0, ram: slots }
 }
 
 /** Over the decode part, by what was computed. */

@@ -3,7 +3,7 @@
 // shared memory, a few stores for an event; nothing is sent and nobody is waited for. It knows events and
 // uses, not the cache that acts on them.
 import { EventField, EventKind, UseField } from '../../native/index.js'
-import { slotOf } from '../cache/place.js'
+import { slotOf, Tier, tierOf } from '../cache/place.js'
 import type { Sequence } from './sequence.js'
 
 /** Columns of a request's row; times are milliseconds since 1970, NaN where there is none yet. */
@@ -43,6 +43,8 @@ export const Total = { read: 0, drawn: 1, begun: 2, ended: 3, failed: 4, count: 
 export interface Activity {
   /** [expert of the model] 1: in a slot, or where experts are mapped, seen in memory; 0: on disk. */
   readonly isResident: Uint8Array
+  /** [expert of the model] 1: in a slot in RAM below those of a GPU, whether or not in one of those. */
+  readonly isBelow: Uint8Array
   /** [expert of the model] steps done at that moment, plus 1; 0: never. */
   readonly usedAt: Uint32Array
   readonly loadedAt: Uint32Array
@@ -60,6 +62,7 @@ export function newActivity(experts: number, sequences: number): Activity {
   const words = () => new Uint32Array(new SharedArrayBuffer(experts * 4))
   return {
     isResident: new Uint8Array(new SharedArrayBuffer(experts)),
+    isBelow: new Uint8Array(new SharedArrayBuffer(experts)),
     usedAt: words(),
     loadedAt: words(),
     leftAt: words(),
@@ -71,16 +74,23 @@ export function newActivity(experts: number, sequences: number): Activity {
 
 /** Writes where experts lie; hears what the cache hears. */
 export class ExpertLog {
-  /** [slot] the expert that arrived there last, or -1 */
+  /** [slot] the expert that arrived there last, or -1; of the slots below those of a GPU too */
   readonly #expertIn: Int32Array
+  readonly #expertBelow: Int32Array
+  /** Whether experts have no slots and only a probe tells which lie in memory. */
+  readonly #isMapped: boolean
 
   constructor(
     private readonly activity: Activity,
-    slots: number,
-    /** Whether experts have no slots and only a probe tells which lie in memory. */
-    private readonly isMapped: boolean,
+    {
+      loadMode,
+      slots,
+      slotsBelow,
+    }: { readonly loadMode: string; readonly slots: number; readonly slotsBelow: number },
   ) {
+    this.#isMapped = loadMode === 'mapped'
     this.#expertIn = new Int32Array(slots).fill(-1)
+    this.#expertBelow = new Int32Array(slotsBelow).fill(-1)
   }
 
   /** What became of orders: records [EventField.count]. */
@@ -88,7 +98,12 @@ export class ExpertLog {
     for (let at = 0; at < events.length; at += EventField.count) {
       const kind = events[at + EventField.kind]
       if (kind === EventKind.touched) continue
-      const slot = slotOf(events[at + EventField.to] ?? 0)
+      const place = events[at + EventField.to] ?? 0
+      const slot = slotOf(place)
+      if (this.#expertBelow.length > 0 && tierOf(place) === Tier.ram) {
+        this.#settledBelow(slot, kind === EventKind.arrived, events[at + EventField.expert] ?? 0)
+        continue
+      }
       this.#leave(this.#expertIn[slot] ?? -1, steps)
       this.#expertIn[slot] = -1
       if (kind !== EventKind.arrived) continue
@@ -99,6 +114,14 @@ export class ExpertLog {
     }
   }
 
+  #settledBelow(slot: number, hasArrived: boolean, expert: number): void {
+    const { isBelow } = this.activity
+    const before = this.#expertBelow[slot] ?? -1
+    if (before >= 0) isBelow[before] = 0
+    this.#expertBelow[slot] = hasArrived ? expert : -1
+    if (hasArrived) isBelow[expert] = 1
+  }
+
   /** What layers routed to: records [UseField.count]. */
   used(records: Int32Array, steps: number): void {
     const { usedAt, uses } = this.activity
@@ -106,7 +129,7 @@ export class ExpertLog {
       const expert = records[at + UseField.expert] ?? 0
       usedAt[expert] = steps + 1
       uses[expert] = (uses[expert] ?? 0) + 1
-      if (this.isMapped) this.#probed(expert, records[at + UseField.resident] ?? -1, steps)
+      if (this.#isMapped) this.#probed(expert, records[at + UseField.resident] ?? -1, steps)
     }
   }
 

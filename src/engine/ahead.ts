@@ -116,6 +116,8 @@ export class LookAhead {
         bytesRead: since(Counter.bytes_landed),
         attendSeconds: since(Counter.attend_s) / this.#requests.length,
         expertSeconds: since(Counter.mix_s) / Math.max(1, this.#computed() - this.#computedBefore),
+        copyBusySeconds: since(Counter.copy_busy_s),
+        bytesCopied: since(Counter.bytes_copied),
       },
       Math.max(0, since(Counter.bytes_ahead) - wastedBytes),
       wastedBytes,

@@ -40,6 +40,8 @@ export interface ExpertPlan {
   readonly slots: number
   /** Experts that have room in RAM on their way to the GPU; 0 where slots lie in RAM. */
   readonly rooms: number
+  /** Slots in RAM below those of a GPU, which are filled from them; 0: there are none. */
+  readonly slotsBelow: number
   readonly slotBytes: number
   readonly experts: number
   /** Bytes of one expert that are read when it is missing, on average. */
@@ -121,6 +123,7 @@ export function planExperts(
     loadMode,
     tier: 'ram' as const,
     rooms: 0,
+    slotsBelow: 0,
     slotBytes: sizes.slotBytes,
     experts: sizes.experts,
     expertReadBytes: sizes.experts === 0 ? 0 : sizes.expertBytes / sizes.experts,
@@ -232,7 +235,7 @@ export function holdsAll(sizes: WeightSizes, freeBytes: number): boolean {
   return sizes.experts * sizes.slotBytes + sizes.denseBytes + sizes.scaleBytes < freeBytes / 2
 }
 
-function slotsFor(budget: ExpertBudget, sizes: WeightSizes): number {
+export function slotsFor(budget: ExpertBudget, sizes: WeightSizes): number {
   const slots =
     'share' in budget
       ? Math.round(budget.share * sizes.experts)

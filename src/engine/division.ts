@@ -25,14 +25,13 @@ export interface Division {
 
 /** Throws ModelError when the wishes cannot be met. */
 export function divide(checkpoint: Checkpoint, wishes: DivisionWishes): Division {
-  const { backend = 'cpu', expertRam, expertVram } = wishes
+  const { backend = 'cpu', expertVram } = wishes
   const { gpu, note } = chooseBackend(backend)
   if (gpu === null) return onProcessor(checkpoint, wishes, note)
   try {
     const free = { ram: availableBytes(), gpu: gpu.probe.freeBytes }
     const divided = divideGpuMemory(checkpoint.config, sizesOf(checkpoint), wishes, free)
-    const idle = 'slots lie in GPU memory: --expert-ram has no effect'
-    return { gpu, ...divided, note: expertRam === undefined ? null : idle }
+    return { gpu, ...divided, note: null }
   } catch (error) {
     const isAskedFor = backend === 'cuda' || expertVram !== undefined
     if (!(error instanceof ModelError) || isAskedFor) throw error

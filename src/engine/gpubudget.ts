@@ -1,6 +1,7 @@
 // How memory is divided where a GPU computes: weights that every token needs, KV and activations lie in its
 // memory, and experts have slots in what is left. In RAM lies what is copied there: those weights once more,
-// and rooms for experts on their way. Pure, like budget.ts, and refuses in the same words.
+// rooms for experts on their way, and, where the GPU does not hold all of them, as many more as fit, so that
+// they are copied and not read again. Pure, like budget.ts, and refuses in the same words.
 import type { ModelConfig } from '../model/config.js'
 import { ModelError } from '../model/error.js'
 import {
@@ -12,6 +13,7 @@ import {
   type Pool,
   scarceKvShare,
   scratchBytes,
+  slotsFor,
   slotsIn,
   type WeightSizes,
 } from './budget.js'
@@ -79,11 +81,16 @@ export function divideGpuMemory(
       `not enough memory: what is copied to the GPU needs ${copies} bytes and head room ${Math.ceil(ramHeadRoom)}, and ${Math.floor(free.ram)} are free; --backend cpu --load-mode mapped leaves weights in their files`,
     )
   }
+  const slotsBelow =
+    slots === sizes.experts
+      ? 0
+      : planBelow(sizes, wishes, config.topK, rooms, free.ram - copies, ramHeadRoom)
   const experts: ExpertPlan = {
     loadMode: 'direct',
     tier: 'gpu',
     slots,
     rooms,
+    slotsBelow,
     slotBytes: sizes.slotBytes,
     experts: sizes.experts,
     expertReadBytes,
@@ -92,6 +99,31 @@ export function divideGpuMemory(
     scratchBytes: scratch,
   }
   return { plan, experts }
+}
+
+/** How many experts have a slot in RAM below those of the GPU; rooms count as part of what is asked for. */
+function planBelow(
+  sizes: WeightSizes,
+  { expertRam, expertRamMost }: BudgetWishes,
+  topK: number,
+  rooms: number,
+  leftBytes: number,
+  headRoom: number,
+): number {
+  const { slotBytes } = sizes
+  const fitting = Math.max(0, Math.floor((leftBytes - headRoom) / slotBytes))
+  if (expertRam !== undefined) {
+    const all = slotsFor(expertRam, sizes)
+    const asked = all === sizes.experts ? all : Math.max(0, all - rooms)
+    if (asked * slotBytes <= leftBytes) return asked < topK ? 0 : asked
+    throw new ModelError(
+      `--expert-ram: ${asked + rooms} slots need ${(asked + rooms) * slotBytes} bytes, and ${Math.floor(leftBytes) + rooms * slotBytes} are free; --expert-ram ${(fitting + rooms) * slotBytes} would fit`,
+    )
+  }
+  const most = Math.floor((expertRamMost ?? Number.POSITIVE_INFINITY) / slotBytes) - rooms
+  const slots = Math.min(sizes.experts, fitting, most)
+  // Fewer than one token wants of a layer would only be in each other's way.
+  return slots < topK ? 0 : slots
 }
 
 /** So many that the drive's queue is full while others are copied. */

@@ -140,9 +140,10 @@ export interface LayoutParts {
   readonly wishes: LayoutWishes
   /** See Layout.slots. */
   readonly slots: number
-  /** See Layout.library and Layout.rooms; absent: the processor computes. */
+  /** See Layout.library and what follows it there; absent: the processor computes. */
   readonly library?: string
   readonly rooms?: number
+  readonly slotsBelow?: number
   readonly control: Int32Array
   readonly counters: Float64Array
   /** See Layout.ahead and Layout.scores. */
@@ -187,6 +188,7 @@ export function layoutOf(parts: LayoutParts): Layout {
     slots,
     library: parts.library ?? '',
     rooms: parts.rooms ?? 0,
+    slotsBelow: parts.slotsBelow ?? 0,
     io: readerOf(wishes.reads ?? {}),
     checksums: tables.checksums,
     keepsScores: wishes.scores !== undefined,

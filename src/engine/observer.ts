@@ -83,6 +83,7 @@ function engineFigures(facts: EngineFacts, ceiling: number | undefined): EngineF
       perLayer: config.experts,
       topK: config.topK,
       ...(isDirect ? { slots: experts.slots } : {}),
+      ...(experts.slotsBelow > 0 ? { slotsBelow: experts.slotsBelow } : {}),
       ...(experts.tier === 'gpu' ? { isOnGpu: true } : {}),
       ...resident,
       readBytes: experts.expertReadBytes,
@@ -90,10 +91,14 @@ function engineFigures(facts: EngineFacts, ceiling: number | undefined): EngineF
     layers: {
       requests: [...layers.requests],
       hits: [...layers.hits],
+      ...(experts.slotsBelow > 0 ? { hitsBelow: [...layers.hitsBelow] } : {}),
       misses: [...layers.misses],
       evictions: [...layers.evictions],
     },
-    links: isDirect ? { drive: driveFigures(facts, ceiling) } : {},
+    links: {
+      ...(isDirect ? { drive: driveFigures(facts, ceiling) } : {}),
+      ...(experts.tier === 'gpu' ? { pcie: copyFigures(facts) } : {}),
+    },
     stall: {
       ...(isDirect ? { nvme: usage.stallSeconds } : {}),
       ...(experts.tier === 'gpu' ? { copy: usage.copyStallSeconds } : {}),
@@ -119,17 +124,35 @@ function driveFigures(
   }
 }
 
+/** Of copies to the GPU, one after the other. */
+function copyFigures({ counters, experts }: EngineFacts): LinkFigures {
+  const { misses, hitsBelow } = readUsage(counters)
+  const busySeconds = counters.device[Counter.copy_busy_s] ?? 0
+  return {
+    bytesRead: counters.device[Counter.bytes_copied] ?? 0,
+    bytesNeeded: (misses + hitsBelow) * experts.expertReadBytes,
+    busySeconds,
+    depthSeconds: busySeconds,
+  }
+}
+
 function memoryFigures({ counters, experts, plan }: EngineFacts): EngineFigures['memory'] {
-  const { slots, slotBytes, denseBytes, scaleBytes, scratchBytes, loadMode } = experts
+  const { slots, slotsBelow, slotBytes, denseBytes, scaleBytes, scratchBytes, loadMode } = experts
   const used = (counters.kv[KvFigure.used] ?? 0) / plan.kvBlocks
   const kv = { name: 'KV', budgetBytes: plan.kvBytes, usedBytes: used * plan.kvBytes }
   if (loadMode === 'mapped') return [kv]
+  const below = {
+    name: 'experts in RAM',
+    budgetBytes: slotsBelow * slotBytes,
+    usedBytes: countOf(counters.activity.isBelow) * slotBytes,
+  }
   return [
     {
       name: 'experts',
       budgetBytes: slots * slotBytes,
       usedBytes: countOf(counters.activity.isResident) * slotBytes,
     },
+    ...(slotsBelow > 0 ? [below] : []),
     { name: 'dense', budgetBytes: denseBytes, usedBytes: denseBytes },
     { name: 'scales', budgetBytes: scaleBytes, usedBytes: scaleBytes },
     kv,

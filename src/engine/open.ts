@@ -13,6 +13,7 @@ import {
   UseField,
 } from '../../native/index.js'
 import { AdvisedCache } from '../cache/advised.js'
+import type { TierParts } from '../cache/below.js'
 import { type Cache, MappedCache } from '../cache/cache.js'
 import { recall } from '../cache/learnt.js'
 import { Tier } from '../cache/place.js'
@@ -95,6 +96,9 @@ export interface OpenWishes extends DivisionWishes, ProfileWishes, KvDiskWishes 
   readonly log?: ((line: string) => void) | undefined
 }
 
+/** Where a GPU has no memory for all slots, it is asked for so many of them, down to so many of the first. */
+const fewerSlots = 0.9
+const leastSlots = 0.5
 /** Events and uses taken over at once; more come with the next call. */
 const recordsAtOnce = 1024
 
@@ -109,42 +113,52 @@ export function openModel(
 ): OpenModel {
   const checkpoint = openCheckpoint(folder, { ropeScaling: wishes.ropeScaling })
   const { config } = checkpoint
-  const { gpu, plan, experts, note: divisionNote } = divide(checkpoint, wishes)
+  const { gpu, plan, experts: planned, note: divisionNote } = divide(checkpoint, wishes)
   const { prefetch = 'auto' } = wishes
   const control = wishes.control ?? new Int32Array(Control.cancel + plan.sequences)
   const counters = newCounters(
     config.layers - config.firstMoeLayer,
-    experts.experts,
+    planned.experts,
     control.length - Control.cancel,
   )
   const manifest =
-    experts.loadMode === 'direct' ? loadManifest(checkpoint) : { checksums: null, note: null }
+    planned.loadMode === 'direct' ? loadManifest(checkpoint) : { checksums: null, note: null }
   const scores = new Float32Array((config.layers - config.firstMoeLayer) * config.experts)
   // Before anything is read: a policy or a file that does not exist is a mistake of the person.
-  const profile = openProfile(checkpoint, wishes, experts.slots > 0)
+  const profile = openProfile(checkpoint, wishes, planned.slots > 0)
   checkKvDir(wishes)
-  const cache = cacheOf(checkpoint, experts, wishes, counters, scores, profile.known)
-  const isAdvised = experts.loadMode === 'mapped' && experts.slots > 0
+  const cacheFor = (experts: ExpertPlan) =>
+    cacheOf(checkpoint, experts, wishes, counters, scores, profile.known)
+  const firstCache = cacheFor(planned)
+  const isAdvised = planned.loadMode === 'mapped' && planned.slots > 0
   const recorded = wishes.scores?.ahead ?? null
-  const mode = cache instanceof SlotCache && experts.slots < experts.experts ? prefetch : 'off'
+  const isReading = firstCache instanceof SlotCache && planned.slots < planned.experts
+  const mode = isReading ? prefetch : 'off'
   const ahead = recorded ?? (mode === 'off' ? [] : aheadDistances)
   const distances = ahead.filter((distance) => distance < config.layers)
   const device = createDevice()
-  openDevice(device, {
+  const slots = openDevice(device, {
     checkpoint,
     files: filesOf(checkpoint, wishes.reads?.mirrors ?? []),
     tables: packTensors(checkpoint, manifest.checksums ?? undefined),
     plan,
     // Advice is given where the device stops.
     wishes: isAdvised ? { ...wishes, lockstep: true } : wishes,
-    slots: experts.loadMode === 'direct' ? experts.slots : 0,
+    slots: planned.loadMode === 'direct' ? planned.slots : 0,
     library: gpu?.library ?? '',
-    rooms: experts.rooms,
+    rooms: planned.rooms,
+    slotsBelow: planned.slotsBelow,
     control,
     counters: counters.device,
     ahead: distances,
     scores,
   })
+  const isShort = planned.loadMode === 'direct' && slots < planned.slots
+  const experts = isShort ? { ...planned, slots } : planned
+  const cache = isShort ? cacheFor(experts) : firstCache
+  const shortNote = isShort
+    ? `the GPU has less memory left than it said: ${slots} experts have a slot, not ${planned.slots}`
+    : null
   const shape = forecastShape(config, distances)
   const forecast =
     mode === 'off' || foresight !== null
@@ -173,7 +187,7 @@ export function openModel(
           )
         : null,
     profile: kept,
-    log: new ExpertLog(counters.activity, experts.slots, experts.loadMode === 'mapped'),
+    log: new ExpertLog(counters.activity, experts),
     firstMoeLayer: config.firstMoeLayer,
     stop: new Int32Array(StopField.experts + config.experts),
     events,
@@ -191,7 +205,9 @@ export function openModel(
           figures: counters.kv,
           log: wishes.log ?? (() => {}),
         })
-  const notes = [divisionNote, manifest.note, profile.note].filter((note) => note !== null)
+  const notes = [divisionNote, shortNote, manifest.note, profile.note].filter(
+    (note) => note !== null,
+  )
   return {
     ...{ checkpoint, plan, experts, control, counters, stage },
     backend: gpu === null ? 'cpu' : 'cuda',
@@ -223,11 +239,16 @@ function cacheOf(
   const { experts, layers, firstMoeLayer, topK } = checkpoint.config
   if (plan.slots === 0) return new MappedCache(experts, counters.layers)
   const shape = { moeLayers: layers - firstMoeLayer, experts, topK, slots: plan.slots }
-  const policy = createPolicy(wishes.policy ?? defaultPolicy, shape, known)
-  if ('problem' in policy) throw new ModelError(`--policy: ${policy.problem}`)
-  return plan.loadMode === 'mapped'
-    ? new AdvisedCache(shape, policy, counters.layers)
-    : new SlotCache(shape, policy, counters.layers, scores, Tier[plan.tier])
+  const tierOf = (slots: number): TierParts => {
+    const of = { ...shape, slots }
+    const policy = createPolicy(wishes.policy ?? defaultPolicy, of, known)
+    if ('problem' in policy) throw new ModelError(`--policy: ${policy.problem}`)
+    return { shape: of, policy }
+  }
+  const { policy } = tierOf(plan.slots)
+  if (plan.loadMode === 'mapped') return new AdvisedCache(shape, policy, counters.layers)
+  const below = plan.slotsBelow === 0 ? null : tierOf(plan.slotsBelow)
+  return new SlotCache(shape, policy, counters.layers, scores, Tier[plan.tier], below)
 }
 
 /** The checkpoint's files with their copies: files of the same name and size in other folders. */
@@ -241,12 +262,26 @@ function filesOf(checkpoint: Checkpoint, folders: readonly string[]): Layout['fi
   })
 }
 
-function openDevice(device: Device, parts: LayoutParts): void {
-  try {
-    device.open(layoutOf(parts))
-  } catch (error) {
-    if (!isDeviceError(error)) throw error
-    throw new ModelError(`${tensorOf(error.tensor, parts.tables)}${error.message}`)
+/**
+ * Opens it with as many slots as it gets memory for, and returns how many: of a GPU, others may have taken
+ * some since it was asked.
+ */
+function openDevice(device: Device, parts: LayoutParts): number {
+  const { topK } = parts.checkpoint.config
+  for (let slots = parts.slots; ; slots = Math.floor(fewerSlots * slots)) {
+    try {
+      device.open(layoutOf({ ...parts, slots }))
+      return slots
+    } catch (error) {
+      if (!isDeviceError(error)) throw error
+      const mayShrink =
+        parts.library !== '' &&
+        error.code === 'out_of_memory' &&
+        fewerSlots * slots >= Math.max(topK, leastSlots * parts.slots)
+      if (!mayShrink) {
+        throw new ModelError(`${tensorOf(error.tensor, parts.tables)}${error.message}`)
+      }
+    }
   }
 }
 

@@ -125,6 +125,8 @@ export function countPolicy(device: Float64Array, beginMs: number): void {
 export interface Usage {
   requests: number
   hits: number
+  /** Of the hits, those that had to be copied to the GPU from RAM. */
+  hitsBelow: number
   misses: number
   /** Experts read ahead, those of them that were wanted in time, and those that were not wanted. */
   ahead: number
@@ -175,6 +177,7 @@ export function readUsage({ device, layers }: EngineCounters): Usage {
   return {
     requests: sum(layers.requests),
     hits: sum(layers.hits),
+    hitsBelow: sum(layers.hitsBelow),
     misses: sum(layers.misses),
     ahead: sum(layers.ahead),
     aheadHits: sum(layers.aheadHits),

@@ -50,6 +50,8 @@ export interface ExpertFigures {
   readonly topK: number
   /** Left out where experts are mapped. */
   readonly slots?: number
+  /** Those in RAM that slots of a GPU are filled from; left out where there are none. */
+  readonly slotsBelow?: number
   /** Slots lie in the memory of the GPU that computes; left out: in RAM. */
   readonly isOnGpu?: boolean
   /** Experts that lie in memory; left out where nobody can tell. */
@@ -62,6 +64,8 @@ export interface ExpertFigures {
 export interface LayerFigures {
   readonly requests: readonly number[]
   readonly hits: readonly number[]
+  /** Of the hits, those that had to be copied to the GPU; left out where it has no slots below. */
+  readonly hitsBelow?: readonly number[]
   readonly misses: readonly number[]
   readonly evictions: readonly number[]
 }
@@ -188,6 +192,8 @@ export interface Rates {
   readonly readPerSecond: number
   /** Of what layers wanted; absent: they wanted nothing. */
   readonly hitRate?: number
+  /** The same, of those that had to be copied to the GPU. */
+  readonly hitRateBelow?: number
   readonly misses: number
   readonly drive?: LinkRates
   readonly pcie?: LinkRates
@@ -214,6 +220,7 @@ export function ratesBetween(before: Snapshot, after: Snapshot): Rates | null {
   if (!isSame || last.steps < first.steps) return null
   const requests = total(last.layers.requests) - total(first.layers.requests)
   const hits = total(last.layers.hits) - total(first.layers.hits)
+  const below = total(last.layers.hitsBelow ?? []) - total(first.layers.hitsBelow ?? [])
   const drive = linkRates(first.links.drive, last.links.drive, seconds)
   const pcie = linkRates(first.links.pcie, last.links.pcie, seconds)
   const stall = stallShares(first.stall, last.stall)
@@ -223,6 +230,9 @@ export function ratesBetween(before: Snapshot, after: Snapshot): Rates | null {
     readPerSecond: (last.tokensRead - first.tokensRead) / seconds,
     misses: total(last.layers.misses) - total(first.layers.misses),
     ...(requests > 0 ? { hitRate: hits / requests } : {}),
+    ...(requests > 0 && last.layers.hitsBelow !== undefined
+      ? { hitRateBelow: below / requests }
+      : {}),
     ...(drive === null ? {} : { drive }),
     ...(pcie === null ? {} : { pcie }),
     ...(stall === null ? {} : { stall }),

@@ -1,6 +1,6 @@
 // How fast the machine is, as the last steps showed: the drive's rate, and for how long of each layer
 // nobody waits for it. That is the time in which a guess can be read for nothing, and all that look-ahead
-// can win. Knows no clock: it is told.
+// can win. The same of the link that copies come over, where there is one. Knows no clock: it is told.
 
 /** What one step took, in seconds of wall time, and what the drive did meanwhile. */
 export interface StepTimes {
@@ -12,6 +12,9 @@ export interface StepTimes {
   /** Of one layer's attention, and of one expert. */
   readonly attendSeconds: number
   readonly expertSeconds: number
+  /** With copies between tiers under way, and their bytes; absent: there is one tier. */
+  readonly copyBusySeconds?: number
+  readonly bytesCopied?: number
 }
 
 /** What is kept of an average when a step passes. */
@@ -24,6 +27,9 @@ export class Pace {
   #idleSeconds = 0
   #attendSeconds = 0
   #expertSeconds = 0
+  #copyBusySeconds = 0
+  #bytesCopied = 0
+  #linkIdleSeconds = 0
   #steps = 0
 
   constructor(moeLayers: number) {
@@ -37,6 +43,10 @@ export class Pace {
     this.#idleSeconds = kept * this.#idleSeconds + Math.max(0, seconds - demandSeconds)
     this.#attendSeconds = kept * this.#attendSeconds + times.attendSeconds
     this.#expertSeconds = kept * this.#expertSeconds + times.expertSeconds
+    const { copyBusySeconds = 0, bytesCopied = 0 } = times
+    this.#copyBusySeconds = kept * this.#copyBusySeconds + copyBusySeconds
+    this.#bytesCopied = kept * this.#bytesCopied + bytesCopied
+    this.#linkIdleSeconds = kept * this.#linkIdleSeconds + Math.max(0, seconds - copyBusySeconds)
     this.#steps = kept * this.#steps + 1
   }
 
@@ -55,6 +65,13 @@ export class Pace {
   /** Of the drive while it reads; 0 as long as nothing was read. */
   get bytesPerSecond(): number {
     return this.#busySeconds > 0 ? this.#bytes / this.#busySeconds : 0
+  }
+
+  /** Bytes that could be copied between tiers in each layer while nothing is. */
+  get idleCopyBytesPerLayer(): number {
+    if (this.#steps === 0 || this.#copyBusySeconds === 0) return 0
+    const bytesPerSecond = this.#bytesCopied / this.#copyBusySeconds
+    return (this.#linkIdleSeconds / this.#steps / this.#moeLayers) * bytesPerSecond
   }
 
   /** Bytes that the drive could read between the demands of one layer and those of the next. */

@@ -1,7 +1,9 @@
 // Reading ahead: from what later layers will probably want to orders for the drive. At every stop the
 // forecast of each distance is asked, near layers first; what pays at the price of the moment is read,
-// and guesses that have become unlikely are called back. Which slot a guess gets, and who gives way, is
-// the cache's business; whether any of this pays at all, the governor's.
+// and guesses that have become unlikely are called back. What the next layer will probably want and lies
+// in a tier below that of its slots is copied ahead, weighed by the same price, in copies instead of reads.
+// Which slot a guess gets, and who gives way, is the cache's business; whether any of this pays at all, the
+// governor's.
 import type { Expert } from '../cache/place.js'
 import { forEachLayer, tokensOf, UseField } from '../cache/records.js'
 import type { ForecastShape, Foresight } from './forecast.js'
@@ -20,6 +22,11 @@ export interface Slots {
   spare(expert: Expert): void
   /** That the expert which would give way for one of the layer is wanted again soon; 1: none can. */
   victimChance(moeLayer: number): number
+  /** Whether the expert lies whole in a tier below, and is not on its way up. */
+  isBelow(expert: Expert): boolean
+  /** Copies of such experts that nobody waits for, and, as victimChance, who would give way to one. */
+  readonly copiesAhead: number
+  copyVictimChance(moeLayer: number): number
   ahead(experts: Int32Array, unlikely: Int32Array): Int32Array
 }
 
@@ -59,8 +66,12 @@ export class Prefetch {
   #guessCount = 0
   #unlikelyCount = 0
   #queuedReads = 0
+  #queuedCopies = 0
   #isOn = false
   #tokens = 0
+
+  readonly #isElsewhere = (expert: Expert): boolean => !this.#slots.holds(expert)
+  readonly #isBelow = (expert: Expert): boolean => this.#slots.isBelow(expert)
 
   constructor(
     shape: ForecastShape,
@@ -96,7 +107,10 @@ export class Prefetch {
     this.#clear()
     const nearest = this.#shape.distances[0] ?? this.#shape.moeLayers
     for (let layer = 0; layer < nearest && layer < this.#shape.moeLayers; layer += 1) {
-      this.#consider(layer, layer + 1, this.#foresight.prior(layer))
+      const probabilities = this.#foresight.prior(layer)
+      this.#mark(layer, probabilities)
+      if (layer === 0) this.#considerCopies(layer, probabilities)
+      this.#consider(layer, layer + 1, probabilities)
     }
     return this.#orders()
   }
@@ -112,6 +126,8 @@ export class Prefetch {
       if (target >= this.#shape.moeLayers) break
       const scores = this.scores.subarray(at * width, (at + 1) * width)
       const probabilities = this.#foresight.early(target, at, scores, this.#tokens, isAttended)
+      this.#mark(target, probabilities)
+      if (distance === 1) this.#considerCopies(target, probabilities)
       this.#consider(target, distance, probabilities)
     }
     return this.#orders()
@@ -162,6 +178,7 @@ export class Prefetch {
     this.#guessCount = 0
     this.#unlikelyCount = 0
     this.#queuedReads = this.#slots.guesses
+    this.#queuedCopies = this.#slots.copiesAhead
   }
 
   #orders(): Int32Array {
@@ -172,33 +189,55 @@ export class Prefetch {
     )
   }
 
-  /** Weighs the experts of a layer, likeliest first, as long as they pay. */
+  /** Weighs the experts of a layer that would have to be read, likeliest first, as long as they pay. */
   #consider(moeLayer: number, distance: number, probabilities: Float32Array): void {
-    const count = this.#list(moeLayer, probabilities)
+    const count = this.#list(moeLayer, probabilities, this.#isElsewhere)
     if (count === 0) return
-    const first = moeLayer * this.#shape.experts
     const idleReads = (distance * this.pace.idleBytesPerLayer) / this.expertBytes
     const victimChance = this.#slots.victimChance(moeLayer)
-    for (let at = 0; at < count && this.#guessCount < guessesMost; at += 1) {
+    this.#queuedReads += this.#take(moeLayer, count, idleReads, this.#queuedReads, victimChance)
+  }
+
+  /** The same of those that lie in a tier below: all in units of a copy. */
+  #considerCopies(moeLayer: number, probabilities: Float32Array): void {
+    const idleCopies = this.pace.idleCopyBytesPerLayer / this.expertBytes
+    if (idleCopies === 0) return
+    const count = this.#list(moeLayer, probabilities, this.#isBelow)
+    if (count === 0) return
+    const victimChance = this.#slots.copyVictimChance(moeLayer)
+    this.#queuedCopies += this.#take(moeLayer, count, idleCopies, this.#queuedCopies, victimChance)
+  }
+
+  /** Takes so many of the listed as pay, behind those that are queued; returns how many. */
+  #take(
+    moeLayer: number,
+    count: number,
+    idleReads: number,
+    queued: number,
+    victimChance: number,
+  ): number {
+    const first = moeLayer * this.#shape.experts
+    let taken = 0
+    for (; taken < count && this.#guessCount < guessesMost; taken += 1) {
       const offer = {
-        probability: this.#chances[at] ?? 0,
+        probability: this.#chances[taken] ?? 0,
         idleReads,
-        queuedReads: this.#queuedReads,
+        queuedReads: queued + taken,
         victimChance,
       }
       // Also where it is no number: what is not known to pay is not read.
-      if (!(this.price.gain(offer) > 0)) return
-      this.#promise(first + (this.#candidates[at] ?? 0), offer.probability)
-      this.#guesses[this.#guessCount] = first + (this.#candidates[at] ?? 0)
+      if (!(this.price.gain(offer) > 0)) break
+      const expert = first + (this.#candidates[taken] ?? 0)
+      this.#promise(expert, offer.probability)
+      this.#guesses[this.#guessCount] = expert
       this.#guessCount += 1
-      this.#queuedReads += 1
     }
+    return taken
   }
 
-  /** Lists the layer's likely experts that are nowhere, likeliest first; returns how many. */
-  #list(moeLayer: number, probabilities: Float32Array): number {
+  /** Tells guesses that have become unlikely, and spares what is not. */
+  #mark(moeLayer: number, probabilities: Float32Array): void {
     const first = moeLayer * this.#shape.experts
-    let count = 0
     for (let index = 0; index < probabilities.length; index += 1) {
       const probability = probabilities[index] ?? 0
       const expert = (first + index) as Expert
@@ -207,7 +246,16 @@ export class Prefetch {
         this.#unlikelyCount += 1
       }
       if (probability >= sparedFrom) this.#slots.spare(expert)
-      if (probability < leastProbability || this.#slots.holds(expert)) continue
+    }
+  }
+
+  /** Lists the layer's likely experts that are so, likeliest first; returns how many. */
+  #list(moeLayer: number, probabilities: Float32Array, isSo: (expert: Expert) => boolean): number {
+    const first = moeLayer * this.#shape.experts
+    let count = 0
+    for (let index = 0; index < probabilities.length; index += 1) {
+      const probability = probabilities[index] ?? 0
+      if (probability < leastProbability || !isSo((first + index) as Expert)) continue
       let at = count
       for (; at > 0 && (this.#chances[at - 1] ?? 0) < probability; at -= 1) {
         this.#chances[at] = this.#chances[at - 1] ?? 0

@@ -114,12 +114,18 @@ function addEngine(registry: Registry, keeper: Keeper): void {
     keeper.facts === null ? 0 : of(readUsage(keeper.facts.counters))
   const tier = () => keeper.facts?.experts.tier ?? 'ram'
   counter('ring_engine_restarts_total', 'Engines lost and opened again', () => keeper.restarts)
-  counter(
-    'ring_expert_hits_total',
-    'Experts wanted that were in a slot, or in mapped mode resident',
-    usage(({ hits }) => hits),
-    tier,
-  )
+  new Counter({
+    name: 'ring_expert_hits_total',
+    help: 'Experts wanted that were in a slot, or in mapped mode resident',
+    labelNames: ['tier'],
+    registers: [registry],
+    collect() {
+      this.reset()
+      this.inc({ tier: tier() }, usage(({ hits, hitsBelow }) => hits - hitsBelow)())
+      if ((keeper.facts?.experts.slotsBelow ?? 0) > 0)
+        this.inc({ tier: 'ram' }, usage(({ hitsBelow }) => hitsBelow)())
+    },
+  })
   counter(
     'ring_expert_misses_total',
     'Experts wanted that had to be read',

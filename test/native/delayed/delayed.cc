@@ -43,9 +43,16 @@ struct Slot {
   uint64_t ticket = 0;  // of its last copy: its generation
 };
 
+// What a copy leaves behind its bytes, so that whoever computes with them knows what they are.
+struct Stamp {
+  int32_t layer, expert;
+  uint64_t generation;
+};
+
 struct Job {
   uint8_t* slot;
   Mlp from;
+  Stamp stamp;
 };
 
 struct Delayed {
@@ -72,12 +79,34 @@ struct Delayed {
   std::deque<Job> jobs;
   bool is_ending = false;
   std::atomic<uint64_t> done{0};
+  std::atomic<uint64_t> lent{0};  // bytes
 
   explicit Delayed(const Model& of) : model(of) {}
 
+  uint64_t stamp_at() const { return expert_tensor::count * matrix_bytes; }
+  uint64_t slot_bytes() const { return stamp_at() + kAlignment; }
   uint8_t* at(int32_t slot, int matrix) const {
-    return memory.get() +
-           (static_cast<uint64_t>(slot) * expert_tensor::count + matrix) * matrix_bytes;
+    return memory.get() + static_cast<uint64_t>(slot) * slot_bytes() +
+           static_cast<uint64_t>(matrix) * matrix_bytes;
+  }
+
+  Stamp stamp_of(int32_t expert, uint64_t generation) const {
+    const int32_t experts = model.shape.experts;
+    return {model.shape.first_moe_layer + expert / experts, expert % experts, generation};
+  }
+
+  // Whether the bytes of the slot are those that its last copy was to bring.
+  Status check_stamp(int32_t slot) const {
+    const Stamp wanted = stamp_of(slots[slot].expert, slots[slot].ticket);
+    Stamp found;
+    memcpy(&found, at(slot, 0) + stamp_at(), sizeof found);
+    if (memcmp(&found, &wanted, sizeof found) == 0) return {};
+    return failure(Code::bad_argument,
+                   "slot %d is stamped layer %d, expert %d, generation %llu, and %d, %d, %llu were "
+                   "to be computed with",
+                   slot, found.layer, found.expert,
+                   static_cast<unsigned long long>(found.generation), wanted.layer, wanted.expert,
+                   static_cast<unsigned long long>(wanted.generation));
   }
 
   void run() {
@@ -90,7 +119,7 @@ struct Delayed {
         job = jobs.front();
         jobs.pop_front();
       }
-      memset(job.slot, kPoison, expert_tensor::count * matrix_bytes);
+      memset(job.slot, kPoison, slot_bytes());
       dice = dice * 6364136223846793005u + 1442695040888963407u;
       if (delay_us > 0) {
         const auto late = static_cast<int64_t>(dice >> 33) % (2 * delay_us);
@@ -100,6 +129,7 @@ struct Delayed {
         const Matrix& from = matrix_of(job.from, matrix);
         memcpy(job.slot + static_cast<uint64_t>(matrix) * matrix_bytes, from.data, bytes_of(from));
       }
+      memcpy(job.slot + stamp_at(), &job.stamp, sizeof job.stamp);
       done.fetch_add(1, std::memory_order_release);
     }
   }
@@ -128,13 +158,17 @@ Status open(const Model* model, const Limits* limits, void** self) {
 Status open_slots(void* self, int32_t count) {
   Delayed& d = of(self);
   if (!d.slots.empty()) return failure(Code::already_open, "the slots are there already");
+  const int64_t most = number_in("RING_DELAY_SLOTS");
+  if (most > 0 && count > most)
+    return failure(Code::out_of_memory, "the delayed backend has memory for %lld slots",
+                   static_cast<long long>(most));
   for (const Mlp& expert : d.model.experts) {
     for (const Matrix* matrix : {&expert.gate, &expert.up, &expert.down})
       d.matrix_bytes = std::max(d.matrix_bytes, bytes_of(*matrix));
   }
   d.matrix_bytes = (d.matrix_bytes + kAlignment - 1) / kAlignment * kAlignment;
   d.slots.resize(count);
-  const uint64_t bytes = static_cast<uint64_t>(count) * expert_tensor::count * d.matrix_bytes;
+  const uint64_t bytes = static_cast<uint64_t>(count) * d.slot_bytes();
   d.memory = std::make_unique<uint8_t[]>(bytes);
   memset(d.memory.get(), kPoison, bytes);
   d.thread = std::thread([&d] { d.run(); });
@@ -154,7 +188,7 @@ Status fill(void* self, int32_t slot, int32_t expert, const Mlp* host, uint64_t*
   *ticket = s.ticket;
   {
     const std::lock_guard<std::mutex> guard(d.lock);
-    d.jobs.push_back({d.at(slot, 0), *host});
+    d.jobs.push_back({d.at(slot, 0), *host, d.stamp_of(expert, s.ticket)});
   }
   d.changed.notify_one();
   return {};
@@ -164,6 +198,17 @@ Status filled(void* self, uint64_t* ticket) {
   Delayed& d = of(self);
   if (d.is_lost) return gone();
   *ticket = d.told = d.done.load(std::memory_order_acquire);
+  return {};
+}
+
+Status lend(void* self, const uint8_t* data, uint64_t bytes) {
+  if (getenv("RING_DELAY_PINS_NOTHING") != nullptr)
+    return failure(Code::out_of_memory, "the delayed backend pins nothing");
+  // All of it must be there.
+  volatile uint8_t first = data[0], last = data[bytes - 1];
+  (void)first;
+  (void)last;
+  of(self).lent += bytes;
   return {};
 }
 
@@ -184,12 +229,17 @@ Status mix(void* self, int32_t step, int32_t layer, const ReadyExpert* experts, 
                      d.slots[slot].expert, expert);
     if (d.slots[slot].ticket > d.told)
       return failure(Code::bad_argument, "slot %d is still being filled", slot);
+    RING_TRY(d.check_stamp(slot));
     d.weights[i] = *experts[i].weights;
     for (int matrix = 0; matrix < expert_tensor::count; ++matrix)
       matrix_of(d.weights[i], matrix).data = d.at(slot, matrix);
     d.ready[i] = {experts[i].index, &d.weights[i]};
   }
-  return cpu_backend()->mix(d.cpu, step, layer, d.ready.data(), count);
+  RING_TRY(cpu_backend()->mix(d.cpu, step, layer, d.ready.data(), count));
+  // Nor may they have become others while they were computed with.
+  for (int32_t i = 0; i < count; ++i)
+    if (experts[i].weights != nullptr) RING_TRY(d.check_stamp(experts[i].slot));
+  return {};
 }
 
 void close(void* self) {
@@ -240,6 +290,7 @@ Backend make_table() {
   table.open_slots = open_slots;
   table.fill = fill;
   table.filled = filled;
+  table.lend = lend;
   return table;
 }
 
@@ -253,5 +304,7 @@ const Backend* delayed_backend() {
 const uint8_t* delayed_bytes(void* self, int32_t slot, int32_t matrix) {
   return of(self).at(slot, matrix);
 }
+
+uint64_t delayed_lent(void* self) { return of(self).lent.load(); }
 
 }  // namespace ring::test

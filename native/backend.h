@@ -73,6 +73,15 @@ struct HeadOutput {
   float* logits;        // [rows][vocabulary], or null
 };
 
+// What layers have routed to that ran by themselves. Arrays are the caller's; of each, the rows of
+// those layers are written.
+struct HitRun {
+  int32_t stopped;    // the layer that is not done; the model's layers: all are
+  uint16_t* experts;  // [MoE layer of the model][token][top_k], as of `route`
+  float* weights;
+  float* scores;  // [MoE layer of the model][token][experts], or null
+};
+
 // Raised by one whenever the table, or what it points to, changes.
 constexpr uint32_t kBackendVersion = 6;
 
@@ -121,7 +130,7 @@ struct Backend {
   // Copies under way come to their end first.
   void (*close)(void* self);
 
-  // The next four are null in a backend that computes where weights lie in RAM.
+  // The next six are null in a backend that computes where weights lie in RAM.
   // Makes so many slots, each large enough for any expert of the model, its matrices at aligned
   // places. Once, after open.
   Status (*open_slots)(void* self, int32_t count);
@@ -137,6 +146,13 @@ struct Backend {
   // copies need nobody's help. Where that fails, or this is null, they are only slower. Once for
   // each range, from any thread, also while other calls run; it may take its time.
   Status (*lend)(void* self, const uint8_t* data, uint64_t bytes);
+  // The slot is about to be another expert's: nobody asks for the one that lies there any more.
+  void (*give_up)(void* self, int32_t slot);
+  // Runs a step of at most limit::ahead_tokens from the beginning of `layer` on, layer by layer, as
+  // long as every expert that a layer's tokens choose lies in a slot, as far as `filled` has told.
+  // The first layer that wants another has attended and routed when this comes back, as if by
+  // attend and route, and no more of it is done. May be null: the caller then goes layer by layer.
+  Status (*run_hits)(void* self, int32_t step, int32_t layer, HitRun* run);
 };
 
 // What a backend would compute on, told without a table in use.

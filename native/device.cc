@@ -304,9 +304,13 @@ Status Device::advance(int32_t id, Reason* reason, int32_t* stop, size_t stop_le
   return {};
 }
 
-// One layer up to its end, or up to a stop. Called again after a stop it goes on where it was.
+// One layer up to its end, or up to a stop; before it those that the backend can run by itself.
+// Called again after a stop it goes on where it was.
 Status Device::run_layer(int32_t index, Step& step, Reason* stop) {
-  if (!step.routed) {
+  if (!step.routed && may_run_hits(step)) {
+    RING_TRY(run_hits(index, step));
+    if (step.layer == model_.shape.layers) return {};
+  } else if (!step.routed) {
     {
       const Timed timed(&counters_[counter::attend_s]);
       RING_TRY(backend_->attend(compute_, index, step.layer));

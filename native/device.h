@@ -195,10 +195,14 @@ class Device {
   Status run_layer(int32_t index, Step& step, Reason* stop);
   // experts.cc: from routing to the sum of a layer's experts.
   Status route_layer(int32_t index, Step& step);
+  void note_routing(Step& step, const float* scores);
   Status share_layer(int32_t index, Step& step);
   Status find_all(Step& step, bool* all);
   bool is_awaiting_reads() const;
   Status mix_found(int32_t index, Step& step);
+  // hits.cc: layers that the backend runs by itself.
+  bool may_run_hits(const Step& step) const;
+  Status run_hits(int32_t index, Step& step);
   // foresee.cc: what later layers will probably want.
   Status foresee_layer(int32_t index, Step& step, Foreseen wish);
   bool may_ask_ahead(const Step& step) const;
@@ -244,7 +248,7 @@ class Device {
   bool keeps_attended_ = false;
   std::vector<int32_t> ahead_;
   float* scores_ = nullptr;        // see Layout::scores
-  std::vector<float> own_scores_;  // [token][experts] of the layer that routes
+  std::vector<float> own_scores_;  // [token][experts] of the layer that routes, or of all
   std::atomic<int32_t>* control_ = nullptr;
   size_t control_words_ = 0;
   const Backend* backend_ = nullptr;

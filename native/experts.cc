@@ -75,11 +75,16 @@ Status Device::route_layer(int32_t index, Step& step) {
     RING_TRY(backend_->route(compute_, index, step.layer, &step.experts[at], &step.weights[at],
                              wants_scores ? own_scores_.data() : nullptr));
   }
-  if (scores_ != nullptr) publish_scores(step, own_scores_.data());
   if (keeps_scores_) RING_TRY(keep_scores(index, step, own_scores_.data()));
+  note_routing(step, own_scores_.data());
+  return {};
+}
+
+// What the layer has routed to, for whoever decides: [token][experts] scores where they are wanted.
+void Device::note_routing(Step& step, const float* scores) {
+  if (scores_ != nullptr) publish_scores(step, scores);
   list_wanted(step);
   note_uses(step);
-  return {};
 }
 
 // The shared expert, once a layer: before the first wait, so that it is computed while reads are

@@ -95,6 +95,11 @@ bool Slots::is_loading(int32_t slot, int32_t expert) const {
   return slots_[slot].state == State::loading && slots_[slot].expert == expert;
 }
 
+bool Slots::holds_all() const {
+  return count() >= static_cast<int32_t>(slot_of_.size()) &&
+         std::find(slot_of_.begin(), slot_of_.end(), -1) == slot_of_.end();
+}
+
 bool Slots::is_any_ahead(int32_t first, int32_t count) const {
   for (int32_t expert = first; expert < first + count; ++expert) {
     const int32_t slot = slot_of_[expert];
@@ -134,7 +139,10 @@ void Slots::obey(const Order& order) {
 
 void Slots::load(const Order& order) {
   Slot& s = slots_[order.slot];
-  if (s.expert >= 0) slot_of_[s.expert] = -1;
+  if (s.expert >= 0) {
+    slot_of_[s.expert] = -1;
+    if (uploads_ != nullptr) uploads_->give_up(order.slot);
+  }
   s.state = State::loading;
   s.is_ahead = order.urgency == Urgency::ahead;
   if (!s.is_ahead) ++demanded_;

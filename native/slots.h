@@ -60,6 +60,8 @@ class Slots {
   bool holds_anywhere(int32_t expert) const {
     return holds(expert) || (below_ != nullptr && below_->holds(expert));
   }
+  // Whether all experts of the model do, here.
+  bool holds_all() const;
   // Whether any of so many experts is on its way as look-ahead.
   bool is_any_ahead(int32_t first, int32_t count) const;
   // Slots that are being filled for somebody who waits.

@@ -16,6 +16,8 @@ class Uploads {
   // The slots of the backend are open; it outlives this.
   Uploads(const Backend* backend, void* compute, int32_t slots);
 
+  // What the slot holds is not asked for any more.
+  void give_up(int32_t slot) { backend_->give_up(compute_, slot); }
   // The slot shall hold the expert that lies at `from`, of so many bytes. `begin` makes it so.
   void want(int32_t slot, int32_t expert, const Mlp& from, uint64_t bytes, bool is_ahead);
   // Somebody waits for what was wanted ahead, if it was.

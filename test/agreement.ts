@@ -131,9 +131,14 @@ export function weightDifference(scored: Scored, golden: Golden): number {
 }
 
 /** Drawn greedily: ours, and how many of the first the reference is certain of. */
-export function continuation({ model, golden }: GoldenCase, greedyMargin: number) {
+export function continuation(
+  { model, golden }: GoldenCase,
+  greedyMargin: number,
+  wishes: OpenWishes = {},
+) {
   const maxTokens = golden.greedy.ids.length
-  const { emissions } = driveOne(model, { kvType: 'f32' }, requestOf(golden.ids, { maxTokens }))
+  const request = requestOf(golden.ids, { maxTokens })
+  const { emissions } = driveOne(model, { kvType: 'f32', ...wishes }, request)
   const tie = golden.greedy.margin.findIndex((margin) => margin < greedyMargin)
   return {
     ours: emissions.map((emission) => emission.token),

@@ -144,6 +144,20 @@ describe('the same bits as the processor gives', () => {
     expect(both(onGpu(0.1, { expertRam: { share: 0.4 } }))).toEqual(alone)
   })
 
+  // The backend runs layers that hit by itself, unless every layer is to be seen.
+  it.each([1, 0.4])('and the cache hears the same, with slots for %d of the experts', (share) => {
+    const heard = (lockstep: boolean) =>
+      withModel(ringTiny, onGpu(share, { prefetch: 'off', policy: 'lru', lockstep }), (model) => {
+        const [one] = drive(model, [requestOf(chat, { maxTokens: 16 })])
+        const { requests, hits, misses, evictions } = model.counters.layers
+        const counts = [requests, hits, misses, evictions].map((of) => Array.from(of))
+        return { emissions: one?.emissions, counts }
+      })
+    const byThemselves = heard(false)
+    expect(byThemselves).toEqual(heard(true))
+    expect(byThemselves.counts[1]).not.toContain(0)
+  })
+
   it('and what was copied and waited for is counted', () => {
     withModel(ringTiny, onGpu(0.25, { prefetch: 'off' }), (model) => {
       drive(model, [requestOf(chat, { maxTokens: 8 })])

@@ -94,6 +94,12 @@ describe('goldens, CUDA emulated', () => {
       process.env.RING_CUDA_KERNELS = 'plain'
       checkF32(one, wishes)
     })
+    // Its layers run without the host as soon as their experts have slots.
+    it(`${one.title}: and a text goes on as there, up to a near tie`, () => {
+      process.env.RING_CUDA_KERNELS = 'plain'
+      const { ours, certain } = continuation(one, bounds.greedyMargin, wishes)
+      expect(ours.slice(0, certain)).toEqual(one.golden.greedy.ids.slice(0, certain))
+    })
   }
   // The longest takes a minute of a busy machine.
   for (const one of tinyGoldens.filter(({ golden }) => golden.ids.length < 200)) {

@@ -1,7 +1,7 @@
 // Attention: projections become queries, keys and values; then every query head attends to the
-// positions of its own sequence, kSplitPositions of them a block, and the parts are joined from
-// first to last. How a sequence is split depends on its own length alone, so its results do not
-// depend on which tokens share the step, nor on how many of its own do.
+// positions of its own sequence, kSplitPositions of them a block, and whichever block is the last
+// joins the parts, from first to last. How a sequence is split depends on its own length alone, so
+// its results do not depend on which tokens share the step, nor on how many of its own do.
 #include "block.h"
 #include "kernels.h"
 #include "stored.h"
@@ -33,8 +33,9 @@ __device__ void keep(uint8_t* base, int64_t at, bool is_wide, float value) {
 
 // Query heads, then key heads, then value heads; a warp for each and token.
 __global__ void __launch_bounds__(kHeadThreads)
-    finish_heads(const Shape s, const HeadWeights weights, const Positions where, const LayerKv kv,
-                 float* qkv) {
+    finish_heads(const int32_t* stopped, const Shape s, const HeadWeights weights,
+                 const Positions where, const LayerKv kv, float* qkv) {
+  if (is_stopped(stopped)) return;
   const int head = static_cast<int>(blockIdx.x), token = static_cast<int>(blockIdx.y);
   const int lane = static_cast<int>(threadIdx.x), dim = s.head_dim;
   float* x = qkv + token * qkv_rows(s) + head * dim;
@@ -117,12 +118,29 @@ __host__ __device__ inline int splits_of(int positions) {
   return (positions + kSplitPositions - 1) / kSplitPositions;
 }
 
+// Joins the splits of a query head at column d, from first to last.
+__device__ float join_splits(const float* part, int splits, int dim, int d) {
+  const int64_t each = dim + 2;  // as part_floats
+  float most = part[dim];
+  for (int i = 1; i < splits; ++i) most = larger(part[i * each + dim], most);
+  float sum = 0, total = 0;
+  for (int i = 0; i < splits; ++i) {
+    const float* one = part + i * each;
+    const float weight = expf(one[dim] - most);
+    sum = fmaf(weight, one[d], sum);
+    total = fmaf(weight, one[dim + 1], total);
+  }
+  return sum / total;
+}
+
 // Attends one token's group of query heads to one split. kGroup: at least the group's size, the
 // spare heads' queries are zeros.
 template <int kGroup, typename Element>
 __global__ void __launch_bounds__(kThreads)
-    attend_split(const Shape s, const Positions where, const LayerKv kv, int first_token,
-                 int splits_most, const float* qkv, float* parts) {
+    attend_split(const int32_t* stopped, const Shape s, const Positions where, const LayerKv kv,
+                 int first_token, int splits_most, const float* qkv, float* parts, int32_t* tickets,
+                 float* out) {
+  if (is_stopped(stopped)) return;
   RING_DYNAMIC_SHARED(float, shared);
   const int split = static_cast<int>(blockIdx.x), kv_head = static_cast<int>(blockIdx.y);
   const int token = first_token + static_cast<int>(blockIdx.z);
@@ -192,46 +210,33 @@ __global__ void __launch_bounds__(kThreads)
       if (q < group) part[q * part_stride + d] = sums[q];
     }
   }
-}
 
-// Joins the splits of one (token, query head), from first to last.
-__global__ void join_splits(const Shape s, const Positions where, int first_token, int splits_most,
-                            const float* parts, float* out) {
-  const int head = static_cast<int>(blockIdx.x);
-  const int token = first_token + static_cast<int>(blockIdx.y);
-  const int splits = splits_of(where.position[token] + 1), dim = s.head_dim;
-  const float* part =
-      parts + (static_cast<int64_t>(blockIdx.y) * s.heads + head) * splits_most * part_floats(s);
-  float most = part[dim];
-  for (int i = 1; i < splits; ++i) most = larger(part[i * part_floats(s) + dim], most);
-  for (int d = static_cast<int>(threadIdx.x); d < dim; d += static_cast<int>(blockDim.x)) {
-    float sum = 0, total = 0;
-    for (int i = 0; i < splits; ++i) {
-      const float* one = part + i * part_floats(s);
-      const float weight = expf(one[dim] - most);
-      sum = fmaf(weight, one[d], sum);
-      total = fmaf(weight, one[dim + 1], total);
-    }
-    out[(static_cast<int64_t>(token) * s.heads + head) * dim + d] = sum / total;
-  }
+  const int splits = splits_of(visible);
+  if (!comes_last(tickets + static_cast<int64_t>(blockIdx.z) * s.kv_heads + kv_head, splits))
+    return;
+  float* to = out + (static_cast<int64_t>(token) * s.heads + kv_head * group) * dim;
+  const float* first = part - split * part_floats(s);
+  for (int at = thread; at < group * dim; at += kThreads)
+    to[at] = join_splits(first + at / dim * part_stride, splits, dim, at % dim);
 }
 
 template <int kGroup>
-void launch_attend(cudaStream_t stream, const Shape& s, const Positions& where, const LayerKv& kv,
-                   int first_token, int tokens, int splits, const float* qkv, float* parts) {
+void launch_attend(const Queue& queue, const Shape& s, const Positions& where, const LayerKv& kv,
+                   int first_token, int tokens, int splits, const float* qkv, float* parts,
+                   int32_t* tickets, float* out) {
   const auto kernel = kv.is_wide ? attend_split<kGroup, float> : attend_split<kGroup, uint16_t>;
   const size_t shared =
       static_cast<size_t>(kGroup) * (s.head_dim + kSplitPositions) * sizeof(float);
-  RING_LAUNCH(kernel, dim3(splits, s.kv_heads, tokens), dim3(kThreads), shared, stream, s, where,
-              kv, first_token, splits, qkv, parts);
+  RING_LAUNCH(kernel, dim3(splits, s.kv_heads, tokens), dim3(kThreads), shared, queue.stream,
+              queue.stopped, s, where, kv, first_token, splits, qkv, parts, tickets, out);
 }
 
 }  // namespace
 
-cudaError_t finish_projections(cudaStream_t stream, const Shape& shape, const HeadWeights& weights,
+cudaError_t finish_projections(const Queue& queue, const Shape& shape, const HeadWeights& weights,
                                const Positions& where, const LayerKv& kv, int tokens, float* qkv) {
   RING_LAUNCH(finish_heads, dim3(shape.heads + 2 * shape.kv_heads, tokens), dim3(kHeadThreads), 0,
-              stream, shape, weights, where, kv, qkv);
+              queue.stream, queue.stopped, shape, weights, where, kv, qkv);
   return cudaGetLastError();
 }
 
@@ -239,18 +244,16 @@ int64_t attention_part_floats(const Shape& shape, int tokens, int longest) {
   return static_cast<int64_t>(tokens) * shape.heads * splits_of(longest) * part_floats(shape);
 }
 
-cudaError_t attend(cudaStream_t stream, const Shape& shape, const Positions& where,
+cudaError_t attend(const Queue& queue, const Shape& shape, const Positions& where,
                    const LayerKv& kv, int first_token, int tokens, int longest, const float* qkv,
-                   float* parts, float* out) {
+                   float* parts, int32_t* tickets, float* out) {
   const int group = shape.heads / shape.kv_heads, splits = splits_of(longest);
   const auto launch = group == 1   ? launch_attend<1>
                       : group == 2 ? launch_attend<2>
                       : group <= 4 ? launch_attend<4>
                       : group <= 8 ? launch_attend<8>
                                    : launch_attend<kGroupMost>;
-  launch(stream, shape, where, kv, first_token, tokens, splits, qkv, parts);
-  RING_LAUNCH(join_splits, dim3(shape.heads, tokens), dim3(kThreads), 0, stream, shape, where,
-              first_token, splits, parts, out);
+  launch(queue, shape, where, kv, first_token, tokens, splits, qkv, parts, tickets, out);
   return cudaGetLastError();
 }
 

@@ -1,4 +1,5 @@
-// Sums and maxima over the threads of a block, always by the same tree.
+// Sums and maxima over the threads of a block, always by the same tree; and which block of several
+// is the last.
 #pragma once
 #include "gpu.h"
 
@@ -34,6 +35,20 @@ __device__ inline float reduce_block(float value, float* shared) {
   for (int w = 1; w < kRowThreads / kLanes; ++w)
     all = kIsMax ? larger(shared[w], all) : all + shared[w];
   return all;
+}
+
+// Whether the block is the last of so many that come here with this ticket, and so sees what they
+// have written. For whole blocks; the ticket is 0 before and after.
+__device__ inline bool comes_last(int32_t* ticket, int count) {
+  __shared__ int before;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) before = atomicAdd(ticket, 1);
+  __syncthreads();
+  if (before + 1 < count) return false;
+  __threadfence();
+  if (threadIdx.x == 0) *ticket = 0;
+  return true;
 }
 
 }  // namespace ring::cuda

@@ -10,7 +10,7 @@ namespace {
 Status gather(Gpu& gpu, const StepState& step, int32_t layer, float* out) {
   const Shape& s = gpu.shape;
   const bool has_shared = gpu.weights.layers[layer].mlp.gate.present();
-  RING_GPU(gather_stream(gpu.compute, pairs_of(step), step.stream.residual.data(),
+  RING_GPU(gather_stream(gpu.queue(), pairs_of(step), step.stream.residual.data(),
                          has_shared ? step.shared.data() : nullptr, step.tokens, s.top_k, s.hidden,
                          out));
   return {};
@@ -38,14 +38,14 @@ Status look_ahead(Gpu& gpu, StepState& step, int32_t layer, int32_t later_layer,
   const Activations rows = gpu.early_rows.rows();
   if (!attended) RING_TRY(gather(gpu, step, layer, rows.wide));
   const float* stream = attended ? step.early.residual.data() : rows.wide;
-  RING_GPU(normalise(gpu.compute, stream, w.post_norm, step.tokens, s.hidden, s.epsilon,
+  RING_GPU(normalise(gpu.queue(), stream, w.post_norm, step.tokens, s.hidden, s.epsilon,
                      {rows.wide}, nullptr, later_layer));
   float* logits = gpu.router_logits.data();
   Run run;
   run.weight = w.router;
   run.rows = step.tokens;
-  RING_GPU(multiply_plainly(gpu.compute, run, rows, {logits}));
-  RING_GPU(choose(gpu.compute, s, logits, w.router_bias, step.tokens,
+  RING_GPU(multiply_plainly(gpu.queue(), run, rows, {logits}));
+  RING_GPU(choose(gpu.queue(), s, logits, w.router_bias, step.tokens,
                   {gpu.ahead_experts.data(), gpu.ahead_weights.data(), nullptr, logits}));
   const size_t expert_bytes = static_cast<size_t>(step.tokens) * s.top_k * sizeof(uint16_t);
   const size_t score_bytes = static_cast<size_t>(step.tokens) * s.experts * sizeof(float);

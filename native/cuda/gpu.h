@@ -31,6 +31,11 @@ inline Status status_of(cudaError_t error, const char* what) {
   return failure(code, "the GPU failed: %s (%s)", cudaGetErrorString(error), what);
 }
 
+// See Queue. The same for every thread of a kernel.
+__device__ inline bool is_stopped(const int32_t* stopped) {
+  return stopped != nullptr && *stopped >= 0;
+}
+
 }  // namespace ring::cuda
 
 #define RING_GPU(call) RING_TRY(::ring::cuda::status_of(call, #call))

@@ -19,10 +19,20 @@ Status gather_head_rows(Gpu& gpu, const StepState& step, const cpu::LogitRow* ro
   for (int row = 0; row < count; ++row) list[row] = rows[row].token;
   RING_TRY(gpu.lists.send(gpu.compute));
   const Activations gathered = gpu.head_rows.rows();
-  RING_GPU(gather_rows(gpu.compute, step.stream.normed.wide(), on_device, count, gpu.shape.hidden,
+  RING_GPU(gather_rows(gpu.queue(), step.stream.normed.wide(), on_device, count, gpu.shape.hidden,
                        gathered.wide));
   if (gpu.takes_narrow(gpu.weights.head))
-    RING_GPU(narrow(gpu.compute, gathered, count, gpu.shape.hidden));
+    RING_GPU(narrow(gpu.queue(), gathered, count, gpu.shape.hidden));
+  return {};
+}
+
+// Logits of these rows, and their way to the host.
+Status put_logits(Gpu& gpu, const StepState& step, const cpu::LogitRow* rows, int count) {
+  RING_TRY(gather_head_rows(gpu, step, rows, count));
+  RING_TRY(gpu.multiply(gpu.weights.head, gpu.head_rows.rows(), count, {gpu.head_logits.data()}));
+  const size_t values = static_cast<size_t>(count) * gpu.shape.vocabulary;
+  RING_GPU(cudaMemcpyAsync(gpu.results.data() + kBadBytes, gpu.head_logits.data(),
+                           values * sizeof(float), cudaMemcpyDeviceToHost, gpu.compute));
   return {};
 }
 
@@ -37,24 +47,21 @@ Status sample(Gpu& gpu, StepState& step, const Sampling* sampling, const HeadOut
                    "the step has %d rows of logits, but the outcome has room for %d",
                    static_cast<int>(rows.size()), out.rows);
   }
-  RING_GPU(normalise(gpu.compute, step.stream.residual.data(), gpu.weights.final_norm, step.tokens,
+  RING_GPU(normalise(gpu.queue(), step.stream.residual.data(), gpu.weights.final_norm, step.tokens,
                      s.hidden, s.epsilon, step.stream.normed.rows(), step.bad.data(), s.layers));
-  uint8_t* result = gpu.results.data();
-  RING_GPU(cudaMemcpyAsync(result, step.bad.data(), sizeof(int32_t), cudaMemcpyDeviceToHost,
-                           gpu.compute));
-  RING_TRY(gpu.wait());
-  int32_t bad = -1;
-  memcpy(&bad, result, sizeof bad);
-  if (bad >= 0) return cpu::not_a_number(s, bad);
-  const float* logits = reinterpret_cast<const float*>(result);
-  for (size_t first = 0; first < rows.size(); first += kHeadRows) {
+  RING_GPU(cudaMemcpyAsync(gpu.results.data(), step.bad.data(), sizeof(int32_t),
+                           cudaMemcpyDeviceToHost, gpu.compute));
+  const auto* logits = reinterpret_cast<const float*>(gpu.results.data() + kBadBytes);
+  size_t first = 0;
+  do {
+    // None at all where a prompt goes on; the word is waited for all the same.
     const int count = static_cast<int>(std::min<size_t>(kHeadRows, rows.size() - first));
     const size_t values = static_cast<size_t>(count) * s.vocabulary;
-    RING_TRY(gather_head_rows(gpu, step, &rows[first], count));
-    RING_TRY(gpu.multiply(gpu.weights.head, gpu.head_rows.rows(), count, {gpu.head_logits.data()}));
-    RING_GPU(cudaMemcpyAsync(result, gpu.head_logits.data(), values * sizeof(float),
-                             cudaMemcpyDeviceToHost, gpu.compute));
+    if (count > 0) RING_TRY(put_logits(gpu, step, &rows[first], count));
     RING_TRY(gpu.wait());
+    int32_t bad = -1;
+    memcpy(&bad, gpu.results.data(), sizeof bad);
+    if (bad >= 0) return cpu::not_a_number(s, bad);
     if (!std::all_of(logits, logits + values, [](float value) { return std::isfinite(value); }))
       return cpu::not_a_number(s, s.layers);
     for (int r = 0; r < count; ++r) {
@@ -63,7 +70,8 @@ Status sample(Gpu& gpu, StepState& step, const Sampling* sampling, const HeadOut
                       logits + static_cast<size_t>(r) * s.vocabulary, sampling, out,
                       static_cast<int>(first) + r);
     }
-  }
+    first += static_cast<size_t>(count);
+  } while (first < rows.size());
   return {};
 }
 

@@ -34,6 +34,15 @@ size_t bytes_of_lists(const Gpu& gpu, const StepState& step, int experts, int ro
          (step.keeps_pairs() ? 0 : Parcel::bytes_of<int32_t>(pairs));
 }
 
+// Rows of a tile, where an expert has so many on average: few, or those that have few themselves
+// would be computed as if they had many.
+int tile_rows_for(const Gpu& gpu, int mean) {
+  const bool can_be_large =
+      gpu.are_experts_suitable && gpu.model.experts.front().gate.dtype == Dtype::f8_e4m3;
+  if (!can_be_large || mean <= kTileRows) return kTileRows;
+  return mean <= kLargeTileRows / 2 ? kLargeTileRows / 2 : kLargeTileRows;
+}
+
 // Lists the experts and their rows, and sends the lists.
 Status plan_flight(Gpu& gpu, StepState& step, int32_t layer,
                    const std::vector<ReadyExpert>& experts, int rows, Flight* flight) {
@@ -45,6 +54,7 @@ Status plan_flight(Gpu& gpu, StepState& step, int32_t layer,
   Tile* tiles = gpu.lists.place(count + static_cast<size_t>(rows / kTileRows), &flight->tiles);
   int32_t* pair_of_row = gpu.lists.place(static_cast<size_t>(rows), &flight->pair_of_row);
   int32_t* token_of_row = gpu.lists.place(static_cast<size_t>(rows), &flight->token_of_row);
+  const int tile_rows = tile_rows_for(gpu, rows / static_cast<int>(count));
   flight->rows = 0;
   for (size_t i = 0; i < count; ++i) {
     const int32_t expert = experts[i].index;
@@ -55,8 +65,8 @@ Status plan_flight(Gpu& gpu, StepState& step, int32_t layer,
     const int of_expert = rows_of(step, expert);
     gated[i] = {mlp.gate, mlp.up, flight->rows, of_expert};
     down[i] = {mlp.down, {}, flight->rows, of_expert};
-    for (int row = 0; row < of_expert; row += kTileRows) {
-      const int in_tile = std::min(kTileRows, of_expert - row);
+    for (int row = 0; row < of_expert; row += tile_rows) {
+      const int in_tile = std::min(tile_rows, of_expert - row);
       tiles[flight->tile_count++] = {static_cast<int32_t>(i), flight->rows + row, in_tile};
       flight->rows_most = std::max(flight->rows_most, in_tile);
     }
@@ -81,9 +91,9 @@ Status multiply_runs(Gpu& gpu, bool on_tensor_cores, const Run& like, const Run*
                      const Flight& flight, const Activations& x, const Order& order,
                      const Outputs& out) {
   RING_GPU(on_tensor_cores
-               ? multiply_runs_on_tensor_cores(gpu.compute, like, runs, flight.tiles,
+               ? multiply_runs_on_tensor_cores(gpu.queue(), like, runs, flight.tiles,
                                                flight.tile_count, flight.rows_most, x, order, out)
-               : multiply_runs_plainly(gpu.compute, like, runs, flight.tiles, flight.tile_count, x,
+               : multiply_runs_plainly(gpu.queue(), like, runs, flight.tiles, flight.tile_count, x,
                                        order, out));
   return {};
 }
@@ -99,17 +109,17 @@ Status fly(Gpu& gpu, StepState& step, int32_t layer, const std::vector<ReadyExpe
                          step.stream.normed.rows(), {flight.token_of_row, nullptr},
                          {activated.wide}));
   if (gpu.takes_narrow(flight.like_down.weight))
-    RING_GPU(narrow(gpu.compute, activated, rows, flight.like_gated.weight.rows));
+    RING_GPU(narrow(gpu.queue(), activated, rows, flight.like_gated.weight.rows));
   const int32_t* targets = step.keeps_pairs() ? flight.pair_of_row : nullptr;
   RING_TRY(multiply_runs(gpu, on_tensor_cores, flight.like_down, flight.down, flight, activated,
                          {nullptr, targets}, {step.pair_output.data()}));
   if (step.keeps_pairs()) {
-    RING_GPU(mark_known(gpu.compute, flight.pair_of_row, rows, step.pair_known.data()));
+    RING_GPU(mark_known(gpu.queue(), flight.pair_of_row, rows, step.pair_known.data()));
     return {};
   }
   PairOutputs pairs = pairs_of(step);
   pairs.row_of_pair = flight.row_of_pair;
-  RING_GPU(add_outputs(gpu.compute, pairs, step.tokens, s.top_k, s.hidden, step.routed.data()));
+  RING_GPU(add_outputs(gpu.queue(), pairs, step.tokens, s.top_k, s.hidden, step.routed.data()));
   return {};
 }
 
@@ -129,7 +139,7 @@ Status clear_absent(Gpu& gpu, StepState& step, const ReadyExpert* experts, int32
                        rows_of(step, experts[i].index), list);
   }
   RING_TRY(gpu.lists.send(gpu.compute));
-  RING_GPU(clear_rows(gpu.compute, on_device, static_cast<int>(rows), gpu.shape.hidden,
+  RING_GPU(clear_rows(gpu.queue(), on_device, static_cast<int>(rows), gpu.shape.hidden,
                       step.pair_output.data()));
   return {};
 }
@@ -177,7 +187,7 @@ Status settle(Gpu& gpu, StepState& step, int32_t layer) {
   const bool has_shared = gpu.weights.layers[layer].mlp.gate.present();
   PairOutputs pairs = pairs_of(step);
   if (!step.keeps_pairs()) pairs.outputs = nullptr;
-  RING_GPU(settle(gpu.compute, pairs, step.keeps_pairs() ? nullptr : step.routed.data(),
+  RING_GPU(settle(gpu.queue(), pairs, step.keeps_pairs() ? nullptr : step.routed.data(),
                   has_shared ? step.shared.data() : nullptr, step.tokens, s.top_k, s.hidden,
                   step.stream.residual.data()));
   return {};

@@ -83,15 +83,18 @@ __device__ void multiply_tile(const Run& run, int first, int end, const Activati
 }
 
 __global__ void __launch_bounds__(kWarps* kLanes, 2)
-    multiply_run(const Run run, const Activations x, const Outputs outputs) {
+    multiply_run(const int32_t* stopped, const Run run, const Activations x,
+                 const Outputs outputs) {
+  if (is_stopped(stopped)) return;
   const int first = static_cast<int>(blockIdx.y) * kTileRows;
   const int end = first + kTileRows < run.rows ? first + kTileRows : run.rows;
   multiply_tile(run, first, end, x, Order{}, outputs);
 }
 
 __global__ void __launch_bounds__(kWarps* kLanes, 2)
-    multiply_tiles(const Run* runs, const Tile* tiles, const Activations x, const Order order,
-                   const Outputs outputs) {
+    multiply_tiles(const int32_t* stopped, const Run* runs, const Tile* tiles, const Activations x,
+                   const Order order, const Outputs outputs) {
+  if (is_stopped(stopped)) return;
   const Tile tile = tiles[blockIdx.y];
   multiply_tile(runs[tile.run], tile.row, tile.row + tile.rows, x, order, outputs);
 }
@@ -102,18 +105,18 @@ dim3 blocks(const Run& run, int tiles) {
 
 }  // namespace
 
-cudaError_t multiply_plainly(cudaStream_t stream, const Run& run, const Activations& x,
+cudaError_t multiply_plainly(const Queue& queue, const Run& run, const Activations& x,
                              const Outputs& out) {
   RING_LAUNCH(multiply_run, blocks(run, (run.rows + kTileRows - 1) / kTileRows),
-              dim3(kWarps * kLanes), 0, stream, run, x, out);
+              dim3(kWarps * kLanes), 0, queue.stream, queue.stopped, run, x, out);
   return cudaGetLastError();
 }
 
-cudaError_t multiply_runs_plainly(cudaStream_t stream, const Run& like, const Run* runs,
+cudaError_t multiply_runs_plainly(const Queue& queue, const Run& like, const Run* runs,
                                   const Tile* tiles, int tile_count, const Activations& x,
                                   const Order& order, const Outputs& out) {
-  RING_LAUNCH(multiply_tiles, blocks(like, tile_count), dim3(kWarps * kLanes), 0, stream, runs,
-              tiles, x, order, out);
+  RING_LAUNCH(multiply_tiles, blocks(like, tile_count), dim3(kWarps * kLanes), 0, queue.stream,
+              queue.stopped, runs, tiles, x, order, out);
   return cudaGetLastError();
 }
 

@@ -1,7 +1,11 @@
 // What tokens choose: a warp for each, in F32, by the rules of the CPU's router: a bias that only
 // chooses, groups of which the best are kept, the lower index winning a tie, NaN winning against
 // nothing but nothing.
+#include <algorithm>
+
+#include "block.h"
 #include "kernels.h"
+#include "resolve.h"
 
 namespace ring::cuda {
 namespace {
@@ -81,9 +85,12 @@ __device__ void put_in_order(const uint16_t* experts, int count, uint8_t* order)
   }
 }
 
-// Shared: choice scores [experts], scores of groups, then what is taken of either.
+// Shared: choice scores [experts], scores of groups, then what is taken of either; in the end what
+// resolve_hits needs.
 __global__ void __launch_bounds__(kLanes)
-    choose_experts(const Shape s, const float* logits, const float* bias, const Choices out) {
+    choose_experts(const int32_t* stopped, const Shape s, const float* logits, const float* bias,
+                   const Choices out, const Hits hits) {
+  if (is_stopped(stopped)) return;
   RING_DYNAMIC_SHARED(float, shared);
   float* choice = shared;
   float* group_scores = choice + s.experts;
@@ -119,17 +126,20 @@ __global__ void __launch_bounds__(kLanes)
     const float weight = s.top_k > 1 ? chosen[k] / (total + 1e-20f) : chosen[k];
     out.weights[token * s.top_k + k] = weight * s.routed_scale;
   }
+  if (hits.stopped == nullptr || !comes_last(hits.ticket, static_cast<int>(gridDim.x))) return;
+  resolve_hits(s, hits, out.experts, static_cast<int>(gridDim.x),
+               reinterpret_cast<int32_t*>(shared));
 }
 
 }  // namespace
 
-cudaError_t choose(cudaStream_t stream, const Shape& shape, const float* logits, const float* bias,
-                   int tokens, const Choices& choices) {
-  const size_t shared =
-      static_cast<size_t>(shape.experts + shape.groups + shape.top_k) * sizeof(float) +
-      static_cast<size_t>(shape.experts);
-  RING_LAUNCH(choose_experts, dim3(tokens), dim3(kLanes), shared, stream, shape, logits, bias,
-              choices);
+cudaError_t choose(const Queue& queue, const Shape& shape, const float* logits, const float* bias,
+                   int tokens, const Choices& choices, const Hits& hits) {
+  size_t shared = static_cast<size_t>(shape.experts + shape.groups + shape.top_k) * sizeof(float) +
+                  static_cast<size_t>(shape.experts);
+  if (hits.stopped != nullptr) shared = std::max(shared, resolve_bytes(tokens * shape.top_k));
+  RING_LAUNCH(choose_experts, dim3(tokens), dim3(kLanes), shared, queue.stream, queue.stopped,
+              shape, logits, bias, choices, hits);
   return cudaGetLastError();
 }
 

@@ -8,7 +8,9 @@ namespace ring::cuda {
 namespace {
 
 template <Dtype kDtype>
-__global__ void embed_rows(const Matrix embedding, const int32_t* ids, float* out) {
+__global__ void embed_rows(const int32_t* stopped, const Matrix embedding, const int32_t* ids,
+                           float* out) {
+  if (is_stopped(stopped)) return;
   const int row = ids[blockIdx.x];
   const StoredRow<kDtype> stored = stored_row<kDtype>(embedding, row);
   const float* scales = scales_of(embedding, row);
@@ -42,8 +44,9 @@ __device__ void narrow_row(const float* wide, int columns, float largest, float*
 }
 
 __global__ void __launch_bounds__(kRowThreads)
-    normalise_rows(const float* x, const float* weight, int columns, float epsilon,
-                   const Activations out, int32_t* bad, int layer) {
+    normalise_rows(const int32_t* stopped, const float* x, const float* weight, int columns,
+                   float epsilon, const Activations out, int32_t* bad, int layer) {
+  if (is_stopped(stopped)) return;
   __shared__ float sums[kRowThreads / kLanes], maxima[kRowThreads / kLanes];
   const int64_t at = static_cast<int64_t>(blockIdx.x) * columns;
   const float* from = x + at;
@@ -65,7 +68,9 @@ __global__ void __launch_bounds__(kRowThreads)
   narrow_row(to, columns, largest, maxima, out.narrow + at, out.factors + blockIdx.x);
 }
 
-__global__ void __launch_bounds__(kRowThreads) narrow_rows(const Activations x, int columns) {
+__global__ void __launch_bounds__(kRowThreads)
+    narrow_rows(const int32_t* stopped, const Activations x, int columns) {
+  if (is_stopped(stopped)) return;
   __shared__ float maxima[kRowThreads / kLanes];
   const int64_t at = static_cast<int64_t>(blockIdx.x) * columns;
   const float* from = x.wide + at;
@@ -77,7 +82,9 @@ __global__ void __launch_bounds__(kRowThreads) narrow_rows(const Activations x, 
 }
 
 __global__ void __launch_bounds__(kRowThreads)
-    gather_listed(const float* x, const int32_t* list, int columns, float* out) {
+    gather_listed(const int32_t* stopped, const float* x, const int32_t* list, int columns,
+                  float* out) {
+  if (is_stopped(stopped)) return;
   const float* from = x + static_cast<int64_t>(list[blockIdx.x]) * columns;
   float* to = out + static_cast<int64_t>(blockIdx.x) * columns;
   for (int k = static_cast<int>(threadIdx.x); k < columns; k += kRowThreads) to[k] = from[k];
@@ -85,30 +92,33 @@ __global__ void __launch_bounds__(kRowThreads)
 
 }  // namespace
 
-cudaError_t embed(cudaStream_t stream, const Matrix& embedding, const int32_t* ids, int tokens,
+cudaError_t embed(const Queue& queue, const Matrix& embedding, const int32_t* ids, int tokens,
                   float* out) {
   const auto kernel = embedding.dtype == Dtype::f8_e4m3 ? embed_rows<Dtype::f8_e4m3>
                       : embedding.dtype == Dtype::bf16  ? embed_rows<Dtype::bf16>
                                                         : embed_rows<Dtype::f32>;
-  RING_LAUNCH(kernel, dim3(tokens), dim3(kRowThreads), 0, stream, embedding, ids, out);
+  RING_LAUNCH(kernel, dim3(tokens), dim3(kRowThreads), 0, queue.stream, queue.stopped, embedding,
+              ids, out);
   return cudaGetLastError();
 }
 
-cudaError_t normalise(cudaStream_t stream, const float* x, const float* weight, int rows,
+cudaError_t normalise(const Queue& queue, const float* x, const float* weight, int rows,
                       int columns, float epsilon, const Activations& out, int32_t* bad, int layer) {
-  RING_LAUNCH(normalise_rows, dim3(rows), dim3(kRowThreads), 0, stream, x, weight, columns, epsilon,
-              out, bad, layer);
+  RING_LAUNCH(normalise_rows, dim3(rows), dim3(kRowThreads), 0, queue.stream, queue.stopped, x,
+              weight, columns, epsilon, out, bad, layer);
   return cudaGetLastError();
 }
 
-cudaError_t narrow(cudaStream_t stream, const Activations& x, int rows, int columns) {
-  RING_LAUNCH(narrow_rows, dim3(rows), dim3(kRowThreads), 0, stream, x, columns);
+cudaError_t narrow(const Queue& queue, const Activations& x, int rows, int columns) {
+  RING_LAUNCH(narrow_rows, dim3(rows), dim3(kRowThreads), 0, queue.stream, queue.stopped, x,
+              columns);
   return cudaGetLastError();
 }
 
-cudaError_t gather_rows(cudaStream_t stream, const float* x, const int32_t* list, int rows,
+cudaError_t gather_rows(const Queue& queue, const float* x, const int32_t* list, int rows,
                         int columns, float* out) {
-  RING_LAUNCH(gather_listed, dim3(rows), dim3(kRowThreads), 0, stream, x, list, columns, out);
+  RING_LAUNCH(gather_listed, dim3(rows), dim3(kRowThreads), 0, queue.stream, queue.stopped, x, list,
+              columns, out);
   return cudaGetLastError();
 }
 

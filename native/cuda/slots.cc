@@ -13,7 +13,8 @@ Slots::~Slots() {
   if (copy_ != nullptr) cudaStreamDestroy(copy_);
 }
 
-Status Slots::open(const Model& model, int32_t count) {
+Status Slots::open(const Model& model, const Weights& weights, int32_t count,
+                   cudaStream_t compute) {
   if (model_ != nullptr) return failure(Code::already_open, "the slots are open already");
   if (count < 1) return failure(Code::bad_argument, "%d slots hold no expert", count);
   size_t gate = 0, up = 0, down = 0;
@@ -34,8 +35,59 @@ Status Slots::open(const Model& model, int32_t count) {
     copied_.push_back(event);
   }
   held_.resize(static_cast<size_t>(count));
+  slot_of_ticket_.resize(static_cast<size_t>(count));
+  RING_TRY(open_table(model, weights, compute));
   model_ = &model;
   return {};
+}
+
+Status Slots::open_table(const Model& model, const Weights& weights, cudaStream_t compute) {
+  const size_t experts = model.experts.size();
+  constexpr const char* kWhat = "the table of slots";
+  RING_TRY(slot_of_.open(experts));
+  RING_TRY(published_.open(experts, kWhat));
+  RING_TRY(experts_.open(experts, kWhat));
+  std::fill_n(slot_of_.data(), experts, -1);
+  changed_to_ = static_cast<int32_t>(experts);
+  std::vector<Mlp> like;
+  for (const Mlp& expert : model.experts) {
+    like.push_back({weights.placed(expert.gate, nullptr), weights.placed(expert.up, nullptr),
+                    weights.placed(expert.down, nullptr)});
+  }
+  RING_GPU(cudaMemcpyAsync(experts_.data(), like.data(), experts * sizeof(Mlp),
+                           cudaMemcpyHostToDevice, compute));
+  RING_GPU(cudaStreamSynchronize(compute));
+  return {};
+}
+
+void Slots::enter(int32_t expert, int32_t slot) {
+  slot_of_.data()[expert] = slot;
+  const bool is_first = changed_from_ == changed_to_;
+  changed_from_ = is_first ? expert : std::min(changed_from_, expert);
+  changed_to_ = is_first ? expert + 1 : std::max(changed_to_, expert + 1);
+}
+
+void Slots::give_up(int32_t slot) {
+  const int32_t expert = held_[static_cast<size_t>(slot)].expert;
+  if (expert >= 0 && slot_of_.data()[expert] == slot) enter(expert, -1);
+}
+
+Status Slots::publish(cudaStream_t compute) {
+  const size_t bytes = static_cast<size_t>(changed_to_ - changed_from_) * sizeof(int32_t);
+  if (bytes == 0) return {};
+  RING_GPU(cudaMemcpyAsync(published_.data() + changed_from_, slot_of_.data() + changed_from_,
+                           bytes, cudaMemcpyHostToDevice, compute));
+  changed_from_ = changed_to_ = 0;
+  return {};
+}
+
+SlotTable Slots::table_of(int32_t first_expert) const {
+  return {published_.data() + first_expert,
+          experts_.data() + first_expert,
+          memory_.data(),
+          static_cast<int64_t>(slot_bytes_),
+          static_cast<int64_t>(up_at_),
+          static_cast<int64_t>(down_at_)};
 }
 
 Status Slots::fill(int32_t slot, int32_t expert, const Mlp& host, cudaStream_t compute,
@@ -58,7 +110,9 @@ Status Slots::fill(int32_t slot, int32_t expert, const Mlp& host, cudaStream_t c
   const auto copy = [&](size_t at, const Matrix& from, const Matrix& shape) {
     return cudaMemcpyAsync(to + at, from.data, bytes_of(shape), cudaMemcpyHostToDevice, copy_);
   };
+  give_up(slot);
   held = {expert, last_ticket_ + 1, 0};
+  slot_of_ticket_[held.ticket % copied_.size()] = slot;
   RING_GPU(copy(0, host.gate, like.gate));
   RING_GPU(copy(up_at_, host.up, like.up));
   RING_GPU(copy(down_at_, host.down, like.down));
@@ -76,6 +130,8 @@ Status Slots::filled(uint64_t* ticket) {
     }
     RING_GPU(state);
     ++last_filled_;
+    const int32_t slot = slot_of_ticket_[last_filled_ % copied_.size()];
+    enter(held_[static_cast<size_t>(slot)].expert, slot);
   }
   *ticket = last_filled_;
   return {};

@@ -11,8 +11,8 @@ namespace {
 
 // Of attention that is done in splits; where a step needs more, its tokens take turns.
 constexpr int64_t kAttentionPartFloats = int64_t{16} << 20;
-// Shared memory that every GPU gives a block.
-constexpr size_t kSharedBytes = 48 << 10;
+// Shared memory that every GPU gives a block, but for a word or two that kernels have of their own.
+constexpr size_t kSharedBytes = (48 << 10) - 16;
 
 int width_of_mlps(const Model& model) {
   int width = 0;
@@ -77,7 +77,9 @@ Status open_step(Gpu& gpu, StepState& step) {
   RING_TRY(step.experts.open(pairs, kWhat));
   RING_TRY(step.weights.open(pairs, kWhat));
   RING_TRY(step.order.open(pairs, kWhat));
-  RING_TRY(step.pair_output.open(static_cast<size_t>(gpu.rows_in_flight) * hidden, kWhat));
+  // Behind them the shared expert's, where layers run by themselves.
+  RING_TRY(
+      step.pair_output.open((static_cast<size_t>(gpu.rows_in_flight) + early) * hidden, kWhat));
   RING_TRY(step.pair_known.open(pairs, kWhat));
   RING_TRY(step.routed.open(tokens * hidden, kWhat));
   step.chosen.resize(pairs);
@@ -97,15 +99,20 @@ Status open_scratch(Gpu& gpu) {
   RING_TRY(gpu.qkv.open(tokens * static_cast<size_t>(s.qkv_rows()), kWhat));
   RING_TRY(gpu.attention_parts.open(
       static_cast<size_t>(std::max(longest, std::min(wanted, kAttentionPartFloats))), kWhat));
+  const size_t tickets = tokens * static_cast<size_t>(s.kv_heads);
+  RING_TRY(gpu.attention_tickets.open(tickets, kWhat));
+  RING_GPU(
+      cudaMemsetAsync(gpu.attention_tickets.data(), 0, tickets * sizeof(int32_t), gpu.compute));
   RING_TRY(gpu.attended.open(tokens, s.heads * s.head_dim, has_narrow, kWhat));
-  const size_t rows = std::max(tokens, static_cast<size_t>(gpu.rows_in_flight));
+  const size_t early = s.moe_layers() > 0 ? std::min<size_t>(tokens, limit::ahead_tokens) : 0;
+  const size_t rows = std::max(tokens, static_cast<size_t>(gpu.rows_in_flight) + early);
   RING_TRY(gpu.activated.open(rows, width_of_mlps(gpu.model), has_narrow, kWhat));
   RING_TRY(gpu.head_rows.open(kHeadRows, s.hidden, gpu.narrows(s.hidden), kWhat));
   RING_TRY(gpu.head_logits.open(size_t{kHeadRows} * s.vocabulary, kWhat));
-  size_t result_bytes = sizeof(float) * kHeadRows * s.vocabulary;
+  size_t result_bytes = kBadBytes + sizeof(float) * kHeadRows * s.vocabulary;
   if (s.moe_layers() > 0) {
     const auto experts = static_cast<size_t>(s.experts), top_k = static_cast<size_t>(s.top_k);
-    const size_t early = std::min<size_t>(tokens, limit::ahead_tokens);
+    RING_TRY(gpu.trail.open(s, static_cast<int32_t>(early), gpu.compute));
     RING_TRY(gpu.router_logits.open(tokens * experts, kWhat));
     RING_TRY(gpu.early_rows.open(early, s.hidden, false, kWhat));
     RING_TRY(gpu.ahead_experts.open(early * top_k, kWhat));
@@ -195,8 +202,8 @@ LayerKv Gpu::kv_of(int layer) const {
 
 Status Gpu::multiply(const Matrix& weight, const Activations& x, int rows, const Outputs& out) {
   const Run run = {weight, {}, 0, rows};
-  RING_GPU(uses_tensor_cores(weight) ? multiply_on_tensor_cores(compute, run, x, out)
-                                     : multiply_plainly(compute, run, x, out));
+  RING_GPU(uses_tensor_cores(weight) ? multiply_on_tensor_cores(queue(), run, x, out)
+                                     : multiply_plainly(queue(), run, x, out));
   return {};
 }
 
@@ -205,9 +212,9 @@ Status Gpu::multiply_mlp(const Mlp& mlp, const Activations& x, int rows, const O
   const bool on_tensor_cores =
       uses_tensor_cores(mlp.gate) && uses_tensor_cores(mlp.up) && mlp.gate.dtype == mlp.up.dtype;
   const Activations between = activated.rows();
-  RING_GPU(on_tensor_cores ? multiply_on_tensor_cores(compute, gated, x, {between.wide})
-                           : multiply_plainly(compute, gated, x, {between.wide}));
-  if (takes_narrow(mlp.down)) RING_GPU(narrow(compute, between, rows, mlp.gate.rows));
+  RING_GPU(on_tensor_cores ? multiply_on_tensor_cores(queue(), gated, x, {between.wide})
+                           : multiply_plainly(queue(), gated, x, {between.wide}));
+  if (takes_narrow(mlp.down)) RING_GPU(narrow(queue(), between, rows, mlp.gate.rows));
   return multiply(mlp.down, between, rows, out);
 }
 

@@ -1,22 +1,26 @@
 // State of the CUDA backend and the parts of a layer, in the order in which they happen: layer.cc,
-// mix.cc, foresee.cc, and head.cc at the end. Everything is allocated at open. Work is given to one
-// compute stream in the order of the calls and copies into slots to another; a function waits only
-// where it hands data to the caller.
+// mix.cc, foresee.cc, and head.cc at the end; hits.cc is layers one after the other. Everything is
+// allocated at open. Work is given to one compute stream in the order of the calls and copies into
+// slots to another; a function waits only where it hands data to the caller.
 #pragma once
 #include <string>
 #include <vector>
 
 #include "../backend.h"
+#include "graphs.h"
 #include "kernels.h"
 #include "lent.h"
 #include "memory.h"
 #include "slots.h"
+#include "trail.h"
 #include "weights.h"
 
 namespace ring::cuda {
 
 // Rows of logits that are computed at once.
 constexpr int kHeadRows = 8;
+// Room for the first bad layer in front of them.
+constexpr size_t kBadBytes = 16;
 
 // Rows of activations that own their memory.
 class RowArray {
@@ -46,7 +50,8 @@ struct Stream {
 // What one open step needs from begin to sample.
 struct StepState {
   int32_t tokens = 0;
-  int32_t longest = 0;  // positions that its longest sequence attends to
+  // Positions that its longest sequence attends to; rounded up where graphs are kept by it.
+  int32_t longest = 0;
   std::vector<int32_t> ids;
   std::vector<Part> parts;
   Parcel input;  // ids and positions, sent by begin
@@ -82,6 +87,7 @@ struct Gpu {
   Products products = Products::tensor;
   bool are_experts_suitable = false;  // for tensor cores, all of them
   cudaStream_t compute = nullptr;
+  const int32_t* stopped = nullptr;  // of the queue, while layers are put that run by themselves
   Weights weights;
   Lent lent;  // outlives the copies from it
   Slots slots;
@@ -89,15 +95,19 @@ struct Gpu {
   StepState steps[limit::steps_open];
   // Scratch of whoever runs; work follows work.
   DeviceArray<float> qkv, attention_parts, router_logits, ahead_weights, head_logits;
+  DeviceArray<int32_t> attention_tickets;  // [tokens][kv heads], 0 between launches
   DeviceArray<uint16_t> ahead_experts;
   RowArray attended, activated, early_rows, head_rows;
   int64_t rows_in_flight = 0;  // of routed experts, at most
-  Parcel lists;                // of mix and sample
+  Trail trail;
+  Graphs graphs;
+  Parcel lists;  // of mix and sample
   PinnedArray<uint8_t> results;
   Status fault;  // what a function met that cannot say so
   std::string description, identity;
 
   Status open();
+  Queue queue() const { return {compute, stopped}; }
   // Waits for all that was given to the compute stream.
   Status wait();
   // Makes room for so many bytes in `lists`, waiting where what lies there may not be done with.
@@ -124,6 +134,12 @@ struct Gpu {
 Status attend(Gpu& gpu, StepState& step, int32_t layer, Stream& stream, int32_t* bad);
 Status route(Gpu& gpu, StepState& step, int32_t layer, uint16_t* experts, float* weights,
              float* scores);
+Status choose_experts(Gpu& gpu, StepState& step, int32_t layer, const Choices& choices,
+                      const Hits& hits);
+// The host's own list of who chose which expert, for mix.
+void sort_pairs(StepState& step, int experts, int pairs);
+// hits.cc: `index` is the step's.
+Status run_hits(Gpu& gpu, StepState& step, int32_t index, int32_t layer, HitRun* run);
 // mix.cc
 Status share(Gpu& gpu, StepState& step, int32_t layer);
 Status mix(Gpu& gpu, StepState& step, int32_t layer, const ReadyExpert* experts, int32_t count);

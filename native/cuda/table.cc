@@ -20,6 +20,13 @@ Status open_backend(const Model* model, const Limits* limits, void** self) {
   return {};
 }
 
+// To as many splits as a power of two says, so that what is launched changes rarely.
+int32_t round_up_positions(int32_t positions, int32_t context) {
+  int32_t rounded = kSplitPositions;
+  while (rounded < positions) rounded *= 2;
+  return std::max(positions, std::min(rounded, context));
+}
+
 // Where every token stands, and the angles of its rotation, as they lie in the parcel.
 Status send_input(Gpu& gpu, StepState& step, const StepInput& input) {
   const Shape& s = gpu.shape;
@@ -50,6 +57,8 @@ Status send_input(Gpu& gpu, StepState& step, const StepInput& input) {
     placed += of_part;
     step.longest = std::max(step.longest, end);
   }
+  if (input.tokens <= limit::ahead_tokens)
+    step.longest = round_up_positions(step.longest, gpu.limits.context);
   for (size_t token = 0; token < tokens; ++token) {
     // Angle and its sine in F32, as the published modeling code takes them.
     const auto at = static_cast<float>(position[token]);
@@ -77,7 +86,7 @@ Status begin(void* self, int32_t step_index, const StepInput* input) {
   step.ids.assign(input->ids, input->ids + input->tokens);
   RING_TRY(send_input(gpu, step, *input));
   RING_GPU(cudaMemsetAsync(step.bad.data(), 0xff, sizeof(int32_t), gpu.compute));
-  RING_GPU(embed(gpu.compute, gpu.weights.embedding, step.device_ids, step.tokens,
+  RING_GPU(embed(gpu.queue(), gpu.weights.embedding, step.device_ids, step.tokens,
                  step.stream.residual.data()));
   return {};
 }
@@ -128,11 +137,19 @@ void write_kv_block(void* self, int32_t block, int32_t tokens, const uint8_t* fr
   note(of(self), write_kv(of(self), block, tokens, from));
 }
 
-Status open_slots(void* self, int32_t count) { return of(self).slots.open(of(self).model, count); }
+Status open_slots(void* self, int32_t count) {
+  Gpu& gpu = of(self);
+  return gpu.slots.open(gpu.model, gpu.weights, count, gpu.compute);
+}
 Status fill_slot(void* self, int32_t slot, int32_t expert, const Mlp* host, uint64_t* ticket) {
   return of(self).slots.fill(slot, expert, *host, of(self).compute, ticket);
 }
 Status filled_slots(void* self, uint64_t* ticket) { return of(self).slots.filled(ticket); }
+void give_up_slot(void* self, int32_t slot) { of(self).slots.give_up(slot); }
+Status run_hit_layers(void* self, int32_t step, int32_t layer, HitRun* run) {
+  RING_TRY(of(self).fault);
+  return run_hits(of(self), of(self).steps[step], step, layer, run);
+}
 
 Status lend(void* self, const uint8_t* data, uint64_t bytes) {
   return of(self).lent.add(data, bytes);
@@ -166,6 +183,8 @@ Backend make_table() {
   table.fill = fill_slot;
   table.filled = filled_slots;
   table.lend = lend;
+  table.give_up = give_up_slot;
+  table.run_hits = run_hit_layers;
   return table;
 }
 

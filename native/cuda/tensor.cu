@@ -1,131 +1,17 @@
-// Products on tensor cores, at the memory's speed for few rows of activations: weights are the left
+// Products on tensor cores, at the memory's speed for few rows of activations (tiles.cu is for
+// many): weights are the left
 // operand, 16 rows of them at a time, read once in the checkpoint's own layout, and activations the
 // right one, eight rows at a time. Sums are F32, gathered anew for every 128 columns of FP8, where
 // a block's scale ends. A block of threads takes two such strips (gate and up of the same rows,
 // where outputs are gated), and its warps share out the columns, so an output's order of summation
 // depends on the weight's columns alone.
-#include "fragments.h"
-#include "kernels.h"
+#include "block.h"
+#include "strips.h"
+#include "sum.h"
 #include "swiglu.h"
 
 namespace ring::cuda {
 namespace {
-
-constexpr int kStrips = 2;
-constexpr int kStripRows = 16;
-constexpr int kLaneBytes = 16;  // that a lane reads of a row at once
-constexpr int kSteps = 2;       // of a block of columns: a warp reads four lanes' bytes in each
-constexpr int kTokens = 8;      // of one product
-constexpr int kWarpsMost = 8;
-
-__device__ inline uint32_t word_of(const uint4& words, int index) {
-  return index == 0 ? words.x : index == 1 ? words.y : index == 2 ? words.z : words.w;
-}
-
-// FP8 weights, which are exact in F16, times activations in F16. A lane's 16 columns are four
-// slices of a product; of the activations they are two vectors of words.
-struct Fp8 {
-  static constexpr int kBytes = 1, kSlices = 4;
-  static constexpr bool kHasFactors = true;
-
-  static __device__ const uint8_t* row_of(const Activations& x, int64_t row, int columns) {
-    return reinterpret_cast<const uint8_t*>(x.narrow + row * columns);
-  }
-  static constexpr int kActivationBytes = 2;
-
-  static __device__ void weights_of(const uint4& words, int slice, uint32_t& first,
-                                    uint32_t& second, uint32_t& mark) {
-    const uint32_t codes = word_of(words, slice);
-    mark |= nan_mark(codes);
-    halves_of_codes(codes, first, second);
-  }
-  static __device__ void add_products(float (&sums)[kStrips][4], const uint32_t (&a)[kStrips][4],
-                                      const uint4 (&x)[2], int slice) {
-    const uint4& eight = x[slice / 2];
-    const uint32_t b[2] = {word_of(eight, slice % 2 * 2), word_of(eight, slice % 2 * 2 + 1)};
-#pragma unroll
-    for (int strip = 0; strip < kStrips; ++strip) multiply_fragments(sums[strip], a[strip], b);
-  }
-};
-
-// BF16 weights times activations as the sum of two BF16 numbers, 16 bits of mantissa between them.
-// A lane's eight columns are two slices.
-struct Bf16 {
-  static constexpr int kBytes = 2, kSlices = 2;
-  static constexpr bool kHasFactors = false;
-
-  static __device__ const uint8_t* row_of(const Activations& x, int64_t row, int columns) {
-    return reinterpret_cast<const uint8_t*>(x.wide + row * columns);
-  }
-  static constexpr int kActivationBytes = 4;
-
-  static __device__ void weights_of(const uint4& words, int slice, uint32_t& first,
-                                    uint32_t& second, uint32_t&) {
-    first = word_of(words, slice * 2);
-    second = word_of(words, slice * 2 + 1);
-  }
-  static __device__ void add_products(float (&sums)[kStrips][4], const uint32_t (&a)[kStrips][4],
-                                      const uint4 (&x)[2], int slice) {
-    uint32_t high[2], low[2];
-#pragma unroll
-    for (int pair = 0; pair < 2; ++pair) {
-      split_pair(__uint_as_float(word_of(x[slice], pair * 2)),
-                 __uint_as_float(word_of(x[slice], pair * 2 + 1)), high[pair], low[pair]);
-    }
-#pragma unroll
-    for (int strip = 0; strip < kStrips; ++strip) {
-      multiply_bf16_fragments(sums[strip], a[strip], low);
-      multiply_bf16_fragments(sums[strip], a[strip], high);
-    }
-  }
-};
-
-template <typename Stored>
-constexpr int kLaneColumns = kLaneBytes / Stored::kBytes;
-template <typename Stored>
-constexpr int kStepColumns = 4 * kLaneColumns<Stored>;
-// Columns whose sum is held apart.
-template <typename Stored>
-constexpr int kBlockColumns = kSteps* kStepColumns<Stored>;
-static_assert(kBlockColumns<Fp8> == 128, "a block of columns has one scale");
-
-template <typename Stored>
-int warps_of(int columns) {
-  const int blocks = (columns + kBlockColumns<Stored> - 1) / kBlockColumns<Stored>;
-  return blocks < kWarpsMost ? blocks : kWarpsMost;
-}
-
-// What one lane reads of a strip: rows g and g + 8. Beyond the last row it reads that one again,
-// and nobody takes what comes of it.
-struct Strip {
-  const uint8_t* row[2];
-  const float* scales;  // of blocks of columns; null: the rows have one scale, or none
-  int scale_shift;      // columns of a scale, as a power of two
-};
-
-template <typename Stored>
-__device__ Strip strip_of(const Matrix& w, int first_row) {
-  const int lane_row = first_row + static_cast<int>(threadIdx.x) % kLanes / 4;
-  Strip strip;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = lane_row + half * 8 < w.rows ? lane_row + half * 8 : w.rows - 1;
-    strip.row[half] = w.data + static_cast<int64_t>(row) * w.columns * Stored::kBytes;
-  }
-  const bool in_blocks = w.scales != nullptr && w.block_columns > 0;
-  // A strip lies within one row of blocks.
-  const int block_row = (first_row < w.rows ? first_row : w.rows - 1) / w.block_rows;
-  strip.scales = in_blocks ? w.scales + static_cast<int64_t>(block_row) * w.scale_columns : nullptr;
-  strip.scale_shift = in_blocks ? 31 - __clz(w.block_columns) : 0;
-  return strip;
-}
-
-// The first column that a lane reads in a step of a block.
-template <typename Stored>
-__device__ inline int lane_column(int block, int step) {
-  return block * kBlockColumns<Stored> + step * kStepColumns<Stored> +
-         static_cast<int>(threadIdx.x) % 4 * kLaneColumns<Stored>;
-}
 
 // Weights of a block of columns, as a lane holds them.
 struct WeightBlock {
@@ -226,18 +112,6 @@ __device__ void multiply_share(const Strip (&strips)[kStrips], int columns,
   }
 }
 
-__device__ inline int64_t placed(const int32_t* places, int row) {
-  return places == nullptr ? row : places[row];
-}
-
-// A row's own scale, and what turns shifted codes into their values.
-template <typename Stored>
-__device__ float scale_of_row(const Matrix& w, int row) {
-  const float up = kShiftsCodes && Stored::kBytes == 1 ? kShiftedUp : 1.0f;
-  if (w.scales == nullptr || w.block_columns > 0) return up;
-  return up * w.scales[static_cast<int64_t>(row / w.block_rows) * w.scale_columns];
-}
-
 // What the warps have summed, and which rows have a NaN code.
 template <int kTiles>
 struct Shared {
@@ -325,14 +199,31 @@ __device__ void multiply_tile(const Run& run, int first, int end, const Activati
   }
 }
 
+static_assert(kEndingColumns == kStrips * kStripRows, "what a block gives of an output");
+
+__device__ void end_layer(const Ending& ending, int columns) {
+  if (ending.tickets == nullptr ||
+      !comes_last(ending.tickets + blockIdx.x, static_cast<int>(gridDim.y)))
+    return;
+  const int first = static_cast<int>(blockIdx.x) * kEndingColumns;
+  for (int at = static_cast<int>(threadIdx.x); at < ending.tokens * kEndingColumns;
+       at += static_cast<int>(blockDim.x)) {
+    const int column = first + at % kEndingColumns;
+    if (column >= columns) continue;
+    settle_one(ending.pairs, nullptr, ending.shared, at / kEndingColumns, ending.top_k, columns,
+               column, ending.residual);
+  }
+}
+
 constexpr int kThreadsMost = kWarpsMost * kLanes;
 
 // The tiles of several runs; or, where `runs` is null, consecutive tiles of `only`, which is read
 // where it was passed: a copy of it would lie in local memory.
 template <typename Stored, int kTiles, bool kIsGated>
 __global__ void __launch_bounds__(kThreadsMost, kTiles == 1 ? 2 : 1)
-    multiply_tiles(const __grid_constant__ Run only, const Run* runs, const Tile* tiles,
-                   const Activations x, const Order order, const Outputs outputs) {
+    multiply_tiles(const int32_t* stopped, const __grid_constant__ Run only, const Run* runs,
+                   const Tile* tiles, const Activations x, const Order order, const Outputs outputs,
+                   const Ending ending) {
   const int size = kTiles * kTokens;
   int first = static_cast<int>(blockIdx.y) * size;
   int end = first + size < only.rows ? first + size : only.rows;
@@ -343,7 +234,10 @@ __global__ void __launch_bounds__(kThreadsMost, kTiles == 1 ? 2 : 1)
     first = tile.row;
     end = tile.row + tile.rows;
   }
-  multiply_tile<Stored, kTiles, kIsGated>(*run, first, end, x, order, outputs);
+  // Both are read before either is looked at.
+  if (is_stopped(stopped)) return;
+  if (first < end) multiply_tile<Stored, kTiles, kIsGated>(*run, first, end, x, order, outputs);
+  if constexpr (!kIsGated) end_layer(ending, only.weight.rows);
 }
 
 bool is_gated(const Run& run) { return run.up.present(); }
@@ -355,7 +249,7 @@ dim3 blocks(const Run& run, int tiles) {
 
 // One run, by tiles of consecutive rows; or the tiles of several.
 struct Launch {
-  cudaStream_t stream;
+  const Queue& queue;
   const Run& like;  // in shape and format
   const Run* runs;  // null: `like` itself
   const Tile* tiles;
@@ -364,6 +258,7 @@ struct Launch {
   const Activations& x;
   const Order& order;
   const Outputs& out;
+  const Ending& ending;
 };
 
 template <typename Stored, int kTiles, bool kIsGated>
@@ -372,8 +267,8 @@ void launch_tiles(const Launch& l) {
   const int size = kTiles * kTokens;
   const int tiles = l.runs == nullptr ? (l.like.rows + size - 1) / size : l.tile_count;
   const auto kernel = multiply_tiles<Stored, kTiles, kIsGated>;
-  RING_LAUNCH(kernel, blocks(l.like, tiles), threads, 0, l.stream, l.like, l.runs, l.tiles, l.x,
-              l.order, l.out);
+  RING_LAUNCH(kernel, blocks(l.like, tiles), threads, 0, l.queue.stream, l.queue.stopped, l.like,
+              l.runs, l.tiles, l.x, l.order, l.out, l.ending);
 }
 
 // How many tiles of eight are taken at once shows in no bit of an output.
@@ -388,6 +283,9 @@ void launch_rows(const Launch& l) {
 }
 
 cudaError_t launch(const Launch& l) {
+  if (l.like.weight.dtype == Dtype::f8_e4m3 && l.rows_most > kTileRows)
+    return multiply_in_large_tiles(l.queue, l.like, l.runs, l.tiles, l.tile_count, l.rows_most, l.x,
+                                   l.order, l.out);
   if (l.like.weight.dtype == Dtype::bf16)
     is_gated(l.like) ? launch_rows<Bf16, true>(l) : launch_rows<Bf16, false>(l);
   else
@@ -411,16 +309,16 @@ bool multiplies_narrow(const Matrix& w) {
   return suits_tensor_cores(w) && w.dtype == Dtype::f8_e4m3;
 }
 
-cudaError_t multiply_on_tensor_cores(cudaStream_t stream, const Run& run, const Activations& x,
+cudaError_t multiply_on_tensor_cores(const Queue& queue, const Run& run, const Activations& x,
                                      const Outputs& out) {
-  return launch({stream, run, nullptr, nullptr, 0, run.rows, x, Order{}, out});
+  return launch({queue, run, nullptr, nullptr, 0, run.rows, x, Order{}, out, Ending{}});
 }
 
-cudaError_t multiply_runs_on_tensor_cores(cudaStream_t stream, const Run& like, const Run* runs,
+cudaError_t multiply_runs_on_tensor_cores(const Queue& queue, const Run& like, const Run* runs,
                                           const Tile* tiles, int tile_count, int rows_most,
                                           const Activations& x, const Order& order,
-                                          const Outputs& out) {
-  return launch({stream, like, runs, tiles, tile_count, rows_most, x, order, out});
+                                          const Outputs& out, const Ending& ending) {
+  return launch({queue, like, runs, tiles, tile_count, rows_most, x, order, out, ending});
 }
 
 }  // namespace ring::cuda

@@ -21,7 +21,7 @@ constexpr double kTensorMax = 5e-4;  // with activations rounded to F16
 constexpr double kBf16Max = 2e-5;    // with activations as two BF16 numbers
 constexpr int kTokenCounts[] = {1, 2, 3, 7, 8, 9, 17, 33};
 
-using Multiply = cudaError_t (*)(cudaStream_t, const cuda::Run&, const cuda::Activations&,
+using Multiply = cudaError_t (*)(const cuda::Queue&, const cuda::Run&, const cuda::Activations&,
                                  const cuda::Outputs&);
 
 struct Way {
@@ -172,6 +172,36 @@ RING_CASE(cuda_alone, "cuda: an output has the same bits alone and among any oth
   }
 }
 
+RING_CASE(cuda_large_tiles,
+          "cuda: rows in large tiles have the bits of rows in small ones, NaN codes among them") {
+  Dice dice(79);
+  constexpr int kRows = 70, kMost = 130, kFew = 8;
+  for (const Format& format : suited_formats()) {
+    if (format.dtype != Dtype::f8_e4m3) continue;
+    // The second has columns for nine blocks, and so shares without any.
+    for (const int columns : {144, 1040}) {
+      RandomMatrix weight(format, kRows, columns, dice), up(format, kRows, columns, dice);
+      weight.bytes()[33 * columns + 17] = 0x7f;
+      const MatrixOnGpu weight_there(weight), up_there(up);
+      const std::vector<float> x = activations(kMost, columns, dice);
+      for (const Matrix& other : {Matrix{}, up_there.matrix()}) {
+        std::vector<float> few;
+        for (int t = 0; t < kMost; t += kFew) {
+          const std::vector<float> some =
+              product(kTensor, weight_there.matrix(), other, &x[static_cast<size_t>(t) * columns],
+                      std::min(kFew, kMost - t));
+          few.insert(few.end(), some.begin(), some.end());
+        }
+        for (const int tokens : {33, 65, kMost}) {
+          const std::vector<float> many =
+              product(kTensor, weight_there.matrix(), other, x.data(), tokens);
+          require_same_bits(many.data(), few.data(), many.size(), format.name);
+        }
+      }
+    }
+  }
+}
+
 RING_CASE(cuda_outliers, "cuda: huge and tiny activations stay finite and accurate in F16") {
   Dice dice(74);
   const Format format = {"FP8 with row scales", Dtype::f8_e4m3, 1, 0};
@@ -304,6 +334,7 @@ namespace {
 // Experts with so many rows each, in one launch.
 struct Group {
   std::vector<int> rows;
+  int tile_rows = cuda::kTileRows;
   int count() const {
     int all = 0;
     for (const int of : rows) all += of;
@@ -326,8 +357,10 @@ RING_CASE(cuda_grouped,
   }
   const std::vector<float> x = activations(kTokens, kColumns, dice);
   const RowsOnGpu rows_there(x.data(), kTokens, kColumns);
-  for (const Group& group : {Group{{1, 0, 3, 9, 0}}, Group{{0, 40, 0, 0, 0}},
-                             Group{{2, 1, 1, 1, 1}}, Group{{17, 33, 8, 0, 12}}}) {
+  for (const Group& group :
+       {Group{{1, 0, 3, 9, 0}}, Group{{0, 40, 0, 0, 0}}, Group{{2, 1, 1, 1, 1}},
+        Group{{17, 33, 8, 0, 12}}, Group{{5, 40, 0, 33, 1}, cuda::kLargeTileRows / 2},
+        Group{{0, 70, 3, 0, 0}, cuda::kLargeTileRows}}) {
     std::vector<cuda::Run> runs;
     std::vector<cuda::Tile> tiles;
     std::vector<int32_t> source, target;
@@ -335,8 +368,8 @@ RING_CASE(cuda_grouped,
     for (int e = 0; e < 5; ++e) {
       const auto first = static_cast<int32_t>(source.size());
       runs.push_back({there[e]->matrix(), there[e + 5]->matrix(), first, group.rows[e]});
-      for (int row = 0; row < group.rows[e]; row += cuda::kTileRows) {
-        const int in_tile = std::min(cuda::kTileRows, group.rows[e] - row);
+      for (int row = 0; row < group.rows[e]; row += group.tile_rows) {
+        const int in_tile = std::min(group.tile_rows, group.rows[e] - row);
         tiles.push_back({e, first + row, in_tile});
         most = std::max(most, in_tile);
       }

@@ -239,8 +239,10 @@ void require_attends(const Scene& scene) {
   const OnGpu<float> parts(
       static_cast<size_t>(cuda::attention_part_floats(s, scene.tokens, longest)));
   const OnGpu<float> out(scene.tokens * row);
+  const OnGpu<int32_t> tickets(
+      std::vector<int32_t>(static_cast<size_t>(scene.tokens) * s.kv_heads));
   require_gpu(cuda::attend(test_stream(), s, where, kv, 0, scene.tokens, longest, qkv.data(),
-                           parts.data(), out.data()));
+                           parts.data(), tickets.data(), out.data()));
   const std::vector<float> attended = out.read();
   Error error;
   int end = 0;
@@ -272,7 +274,7 @@ void require_attends(const Scene& scene) {
       }
       const OnGpu<float> alone(scene.tokens * row);
       require_gpu(cuda::attend(test_stream(), s, where, kv, t, 1, scene.position[t] + 1, qkv.data(),
-                               parts.data(), alone.data()));
+                               parts.data(), tickets.data(), alone.data()));
       require(memcmp(&alone.read()[t * row], &attended[t * row], row * sizeof(float)) == 0,
               "token %d has other bits alone", t);
     }

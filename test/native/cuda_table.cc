@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "cudas.h"
-#include "session.h"
+#include "cudasessions.h"
 
 using namespace ring;
 using namespace ring::test;
@@ -19,39 +19,9 @@ extern "C" const Backend* ring_backend();
 
 namespace {
 
-// Sets a variable of the environment as long as it lives.
-class Setting {
- public:
-  Setting(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
-  ~Setting() { unsetenv(name_); }
-
- private:
-  const char* name_;
-};
-
 // Only the emulation can be late, or short of memory, when it is told to.
 void require_emulation() {
   if (!is_emulation()) skip("hardware cannot be told to");
-}
-
-std::vector<int32_t> ids_of(int count, uint64_t seed) {
-  Dice dice(seed);
-  std::vector<int32_t> ids(count);
-  for (int32_t& id : ids) id = dice.below(kVocabulary);
-  return ids;
-}
-
-double difference(const Result& a, const Result& b) {
-  Error error;
-  for (size_t i = 0; i < a.logits.size(); ++i) error.add(a.logits[i], b.logits[i], 1);
-  return error.relative();
-}
-
-void require_same(const Result& a, const Result& b, const char* what) {
-  require(a.experts == b.experts && a.weights == b.weights, "%s: routes otherwise", what);
-  require(a.logits.size() == b.logits.size() &&
-              memcmp(a.logits.data(), b.logits.data(), a.logits.size() * sizeof(float)) == 0,
-          "%s: other bits", what);
 }
 
 // A prompt of two sequences and a few tokens of each after it.

@@ -28,7 +28,10 @@ class RandomModel {
  public:
   Model model;
 
-  explicit RandomModel(const Format& format, bool with_biases = false) : dice_(90) {
+  // `shared`: width and format of the shared experts, as of the others where they are not given.
+  explicit RandomModel(const Format& format, bool with_biases = false, int shared_width = kWidth,
+                       const Format* shared = nullptr)
+      : dice_(90) {
     Shape& s = model.shape;
     s = {};
     s.layers = kLayers;
@@ -65,7 +68,7 @@ class RandomModel {
         w.qkv_bias = vector(s.qkv_rows());
         w.attention_out_bias = vector(kHidden);
       }
-      w.mlp = mlp(format, index == 0 ? 96 : kWidth);
+      w.mlp = index == 0 ? mlp(format, 96) : mlp(shared ? *shared : format, shared_width);
       if (index == 0) continue;
       w.router = matrix({"F32", Dtype::f32, 0, 0}, kExperts, kHidden, 10);
       w.router_bias = vector(kExperts, 0.1, 0);
@@ -119,6 +122,7 @@ struct Result {
   std::vector<int32_t> next;
   std::vector<uint16_t> experts;  // [MoE layer][token][top_k]
   std::vector<float> weights;
+  std::vector<float> scores;  // [MoE layer][token][experts], of run_hits
 };
 
 // How a layer's experts come: so many at a time, rising or falling.
@@ -214,6 +218,34 @@ class Session {
       require_ok(backend_->share(self_, 0, layer));
       mix(layer, wanted, waves);
       require_ok(backend_->settle(self_, 0, layer));
+    }
+    require_ok(sample(result));
+    return result;
+  }
+
+  // As run, but layers run by themselves where the backend finds their experts. `stops`: how many
+  // did not.
+  Result run_hits(const std::vector<Piece>& pieces, const Waves& waves = {}, int* stops = nullptr) {
+    Result result;
+    require_ok(begin(pieces));
+    const size_t pairs = static_cast<size_t>(tokens()) * kTopK;
+    result.experts.resize((kLayers - 1) * pairs);
+    result.weights.resize((kLayers - 1) * pairs);
+    result.scores.assign((kLayers - 1) * static_cast<size_t>(tokens()) * kExperts, NAN);
+    HitRun run = {0, result.experts.data(), result.weights.data(), result.scores.data()};
+    for (;;) {
+      wait_for_copies();
+      require_ok(backend_->run_hits(self_, 0, run.stopped, &run));
+      if (run.stopped == kLayers) break;
+      if (stops != nullptr) ++*stops;
+      const auto first = result.experts.begin() + static_cast<int64_t>((run.stopped - 1) * pairs);
+      std::vector<int32_t> wanted(first, first + static_cast<int64_t>(pairs));
+      std::sort(wanted.begin(), wanted.end());
+      wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
+      require_ok(backend_->share(self_, 0, run.stopped));
+      mix(run.stopped, wanted, waves);
+      require_ok(backend_->settle(self_, 0, run.stopped));
+      if (++run.stopped == kLayers) break;
     }
     require_ok(sample(result));
     return result;

@@ -3,7 +3,8 @@
 // meet. Only for tests. Device memory is ordinary memory with its owner noted, so that an address
 // sanitizer sees every access, and a pointer of the host handed to a kernel is refused. Streams do
 // their work at once; with RING_DELAY_US in the environment only when somebody waits or time has
-// passed, so that whoever reuses memory too early is found out.
+// passed, so that whoever reuses memory too early is found out. A stream that is recorded takes
+// closures instead of doing them, and refuses what CUDA refuses then, and a little more.
 #pragma once
 #include <math.h>
 
@@ -46,6 +47,10 @@ enum cudaError_t : int {
   cudaErrorNoDevice = 100,
   cudaErrorNoKernelImageForDevice = 209,
   cudaErrorNotReady = 600,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureUnmatched = 903,
+  cudaErrorStreamCaptureIsolation = 905,
 };
 enum cudaMemcpyKind {
   cudaMemcpyHostToDevice = 1,
@@ -53,13 +58,17 @@ enum cudaMemcpyKind {
   cudaMemcpyDeviceToDevice = 3,
 };
 enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 
 namespace emulated {
 struct Stream;
 struct Event;
+struct Graph;
 }  // namespace emulated
 using cudaStream_t = emulated::Stream*;
 using cudaEvent_t = emulated::Event*;
+using cudaGraph_t = emulated::Graph*;
+using cudaGraphExec_t = emulated::Graph*;
 
 struct cudaDeviceProp {
   char name[256];
@@ -95,6 +104,13 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph,
+                                 unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
 
 // --- kernels ----------------------------------------------------------------------------------
 
@@ -108,8 +124,15 @@ extern Self* self;
 extern dim3 block_size, grid_size;
 extern unsigned char* dynamic_shared;
 
+// What has been done so far, for tests.
+struct Counts {
+  uint64_t kernels, graphs, waits;  // put by the host, not by a graph; waited for a stream
+};
+Counts counts();
+
+// `check` is called when the kernel is put and when it runs.
 void launch(dim3 grid, dim3 block, size_t shared_bytes, Stream* stream,
-            std::function<void()> kernel);
+            std::function<void()> kernel, std::function<void()> check);
 
 // Ends the program unless the pointer is null or lies in device memory.
 void require_device(const void* pointer);
@@ -127,8 +150,9 @@ void require_usable(const Argument& argument) {
 template <typename... Parameters, typename... Arguments>
 void launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                    Stream* stream, const Arguments&... arguments) {
-  (require_usable<std::decay_t<Arguments>>(arguments), ...);
-  launch(grid, block, shared_bytes, stream, [=] { kernel(arguments...); });
+  launch(
+      grid, block, shared_bytes, stream, [=] { kernel(arguments...); },
+      [=] { (require_usable<std::decay_t<Arguments>>(arguments), ...); });
 }
 
 // Where the lanes of a warp meet. What each lane gets is worked out when the last has come.
@@ -178,6 +202,12 @@ inline int atomicCAS(int* at, int expected, int value) {
   if (found == expected) *at = value;
   return found;
 }
+inline int atomicAdd(int* at, int value) {
+  const int found = *at;
+  *at += value;
+  return found;
+}
+inline void __threadfence() {}
 inline int atomicOr(int* at, int value) {
   const int found = *at;
   *at |= value;

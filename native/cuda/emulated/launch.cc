@@ -143,14 +143,19 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<vo
 }  // namespace
 
 void launch(dim3 grid, dim3 block, size_t shared_bytes, Stream* stream,
-            std::function<void()> kernel) {
+            std::function<void()> kernel, std::function<void()> check) {
   constexpr unsigned kGridMost = 65535;
   const bool good = grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.x <= 0x7fffffffu &&
                     grid.y <= kGridMost && grid.z <= kGridMost && block.x > 0 &&
                     block.x <= kThreadsMost && block.y == 1 && block.z == 1 &&
                     shared_bytes <= kSharedBytesMost;
   if (!good) return set_last_error(cudaErrorInvalidValue);
-  enqueue(stream, [=, kernel = std::move(kernel)] { run_grid(grid, block, shared_bytes, kernel); });
+  check();
+  count_kernel(stream);
+  enqueue(stream, [=, kernel = std::move(kernel), check = std::move(check)] {
+    check();
+    run_grid(grid, block, shared_bytes, kernel);
+  });
 }
 
 uint32_t exchange(uint32_t value, int source_lane, int kind) {

@@ -20,7 +20,7 @@ constexpr size_t kMemoryBytes = size_t{2} << 30;
 
 struct Device {
   std::mutex mutex;
-  std::map<uintptr_t, size_t> allocations;
+  std::map<uintptr_t, size_t> allocations, pinned;
   size_t taken_bytes = 0;
 };
 
@@ -47,14 +47,17 @@ int64_t delay_us() {
   abort();
 }
 
-bool is_device(const void* pointer, size_t bytes) {
-  Device& d = device();
-  const std::lock_guard lock(d.mutex);
+bool lies_in(const std::map<uintptr_t, size_t>& allocations, const void* pointer, size_t bytes) {
+  const std::lock_guard lock(device().mutex);
   const auto at = reinterpret_cast<uintptr_t>(pointer);
-  auto after = d.allocations.upper_bound(at);
-  if (after == d.allocations.begin()) return false;
+  auto after = allocations.upper_bound(at);
+  if (after == allocations.begin()) return false;
   const auto& [base, size] = *--after;
   return at + bytes <= base + size;
+}
+
+bool is_device(const void* pointer, size_t bytes) {
+  return lies_in(device().allocations, pointer, bytes);
 }
 
 void drain(Stream* stream, uint64_t up_to, bool only_due) {
@@ -74,11 +77,17 @@ void check_copy(const void* to, const void* from, size_t bytes, cudaMemcpyKind k
     fail("a copy comes from memory of the wrong kind", from);
 }
 
+// Memory of the host that a recorded copy names must be there, and in one place, whenever it runs.
+cudaError_t check_recorded_copy(const void* host, size_t bytes) {
+  return lies_in(device().pinned, host, bytes) ? cudaSuccess : refuse_while_recording();
+}
+
 }  // namespace
 
 void set_last_error(cudaError_t error) { last_error = error; }
 
 void enqueue(Stream* stream, std::function<void()> run) {
+  if (stream->recording != nullptr) return stream->recording->works.push_back(std::move(run));
   const int64_t delay = delay_us();
   if (delay < 0 && stream->waiting.empty()) return run();
   stream->waiting.push_back({std::move(run), Clock::now() + std::chrono::microseconds(delay)});
@@ -103,6 +112,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "out of memory";
     case cudaErrorNotReady:
       return "device not ready";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
     default:
       return "unknown error";
   }
@@ -143,6 +154,7 @@ cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* all_bytes) {
 }
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
+  if (const cudaError_t refused = refuse_while_recording()) return refused;
   Device& d = device();
   const std::lock_guard lock(d.mutex);
   *pointer = nullptr;
@@ -159,6 +171,7 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
 
 cudaError_t cudaFree(void* pointer) {
   if (pointer == nullptr) return cudaSuccess;
+  if (const cudaError_t refused = refuse_while_recording()) return refused;
   Device& d = device();
   const std::lock_guard lock(d.mutex);
   const auto found = d.allocations.find(reinterpret_cast<uintptr_t>(pointer));
@@ -170,12 +183,18 @@ cudaError_t cudaFree(void* pointer) {
 }
 
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
-  return posix_memalign(pointer, kAlignment, std::max<size_t>(bytes, 1)) == 0
-             ? cudaSuccess
-             : cudaErrorMemoryAllocation;
+  if (const cudaError_t refused = refuse_while_recording()) return refused;
+  if (posix_memalign(pointer, kAlignment, std::max<size_t>(bytes, 1)) != 0)
+    return cudaErrorMemoryAllocation;
+  const std::lock_guard lock(device().mutex);
+  device().pinned[reinterpret_cast<uintptr_t>(*pointer)] = bytes;
+  return cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void* pointer) {
+  if (const cudaError_t refused = refuse_while_recording()) return refused;
+  const std::lock_guard lock(device().mutex);
+  device().pinned.erase(reinterpret_cast<uintptr_t>(pointer));
   free(pointer);
   return cudaSuccess;
 }
@@ -188,7 +207,14 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
                             cudaStream_t stream) {
   if (bytes == 0) return cudaSuccess;
   check_copy(to, from, bytes, kind);
-  enqueue(stream, [=] { memcpy(to, from, bytes); });
+  if (stream->recording != nullptr && kind != cudaMemcpyDeviceToDevice) {
+    const void* host = kind == cudaMemcpyDeviceToHost ? to : from;
+    if (const cudaError_t refused = check_recorded_copy(host, bytes)) return refused;
+  }
+  enqueue(stream, [=] {
+    check_copy(to, from, bytes, kind);
+    memcpy(to, from, bytes);
+  });
   return cudaSuccess;
 }
 
@@ -221,12 +247,18 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (const cudaError_t refused = refuse_while_recording()) return refused;
+  count_wait();
   drain(stream, stream->taken, false);
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const Event awaited = *event;
+  if (stream->recording != nullptr) {
+    refuse_while_recording();
+    return cudaErrorStreamCaptureIsolation;
+  }
   if (awaited.stream == nullptr) return cudaSuccess;
   enqueue(stream, [awaited] { drain(awaited.stream, awaited.number, false); });
   return cudaSuccess;
@@ -243,11 +275,13 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (stream->recording != nullptr) return refuse_while_recording();
   *event = {stream, stream->taken};
   return cudaSuccess;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (const cudaError_t refused = refuse_while_recording()) return refused;
   if (event->stream == nullptr) return cudaSuccess;
   drain(event->stream, event->number, true);
   return event->stream->done >= event->number ? cudaSuccess : cudaErrorNotReady;

@@ -3,10 +3,16 @@
 #include <chrono>
 #include <deque>
 #include <functional>
+#include <vector>
 
 #include "cuda.h"
 
 namespace emulated {
+
+// Works that a stream has been given while it was recorded.
+struct Graph {
+  std::vector<std::function<void()>> works;
+};
 
 struct Stream {
   struct Work {
@@ -15,6 +21,7 @@ struct Stream {
   };
   std::deque<Work> waiting;
   uint64_t taken = 0, done = 0;
+  Graph* recording = nullptr;
 };
 
 struct Event {
@@ -23,6 +30,11 @@ struct Event {
 };
 
 void enqueue(Stream* stream, std::function<void()> run);
+// While this thread records a stream, the error of a call that CUDA does not allow then; the
+// recording is worth nothing any more. Else success.
+cudaError_t refuse_while_recording();
+void count_kernel(const Stream* stream);
+void count_wait();
 void set_last_error(cudaError_t error);
 
 }  // namespace emulated

@@ -40,6 +40,7 @@ Matrix& matrix_of(Mlp& mlp, int index) {
 
 struct Slot {
   int32_t expert = -1;
+  bool is_given_up = false;
   uint64_t ticket = 0;  // of its last copy: its generation
 };
 
@@ -65,6 +66,7 @@ struct Delayed {
 
   // Of the device's thread.
   bool is_lost = false;
+  int32_t tokens[limit::steps_open] = {};
   std::vector<Slot> slots;
   uint64_t asked = 0, told = 0;  // tickets
   std::vector<Mlp> weights;
@@ -184,7 +186,7 @@ Status fill(void* self, int32_t slot, int32_t expert, const Mlp* host, uint64_t*
   Slot& s = d.slots[slot];
   if (s.ticket > d.told)
     return failure(Code::bad_argument, "slot %d is being filled already", slot);
-  s = {expert, ++d.asked};
+  s = {expert, false, ++d.asked};
   *ticket = s.ticket;
   {
     const std::lock_guard<std::mutex> guard(d.lock);
@@ -242,6 +244,56 @@ Status mix(void* self, int32_t step, int32_t layer, const ReadyExpert* experts, 
   return {};
 }
 
+Status begin(void* self, int32_t step, const StepInput* input) {
+  of(self).tokens[step] = input->tokens;
+  return through<&Backend::begin>(self, step, input);
+}
+
+void give_up(void* self, int32_t slot) { of(self).slots[slot].is_given_up = true; }
+
+// The slot that holds the expert, whole, as far as was told; -1: none.
+int32_t slot_of(const Delayed& d, int32_t expert) {
+  for (size_t slot = 0; slot < d.slots.size(); ++slot) {
+    const Slot& s = d.slots[slot];
+    if (s.expert == expert && !s.is_given_up && s.ticket <= d.told)
+      return static_cast<int32_t>(slot);
+  }
+  return -1;
+}
+
+Status run_hits(void* self, int32_t step, int32_t layer, HitRun* run) {
+  Delayed& d = of(self);
+  const Shape& s = d.model.shape;
+  const size_t tokens = static_cast<size_t>(d.tokens[step]), pairs = tokens * s.top_k;
+  std::vector<uint8_t> wants(static_cast<size_t>(s.experts));
+  std::vector<ReadyExpert> hits;
+  for (; layer < s.layers; ++layer) {
+    run->stopped = layer;
+    RING_TRY(through<&Backend::attend>(self, step, layer));
+    if (!s.is_moe(layer)) continue;
+    const auto moe_layer = static_cast<size_t>(layer - s.first_moe_layer);
+    uint16_t* experts = run->experts + moe_layer * pairs;
+    RING_TRY(through<&Backend::route>(
+        self, step, layer, experts, run->weights + moe_layer * pairs,
+        run->scores == nullptr ? nullptr : run->scores + moe_layer * tokens * s.experts));
+    wants.assign(wants.size(), 0);
+    for (size_t pair = 0; pair < pairs; ++pair) wants[experts[pair]] = 1;
+    hits.clear();
+    for (int32_t expert = 0; expert < s.experts; ++expert) {
+      if (wants[static_cast<size_t>(expert)] == 0) continue;
+      const int32_t of_model = static_cast<int32_t>(moe_layer) * s.experts + expert;
+      const int32_t slot = slot_of(d, of_model);
+      if (slot < 0) return {};
+      hits.push_back({expert, &d.model.experts[static_cast<size_t>(of_model)], slot});
+    }
+    RING_TRY(through<&Backend::share>(self, step, layer));
+    RING_TRY(mix(self, step, layer, hits.data(), static_cast<int32_t>(hits.size())));
+    RING_TRY(through<&Backend::settle>(self, step, layer));
+  }
+  run->stopped = s.layers;
+  return {};
+}
+
 void close(void* self) {
   std::unique_ptr<Delayed> d(static_cast<Delayed*>(self));
   if (d->thread.joinable()) {
@@ -272,7 +324,7 @@ Backend make_table() {
   table.version = kBackendVersion;
   table.name = "delayed";
   table.open = open;
-  table.begin = through<&Backend::begin>;
+  table.begin = begin;
   table.attend = through<&Backend::attend>;
   table.route = through<&Backend::route>;
   table.share = through<&Backend::share>;
@@ -291,6 +343,8 @@ Backend make_table() {
   table.fill = fill;
   table.filled = filled;
   table.lend = lend;
+  table.give_up = give_up;
+  table.run_hits = run_hits;
   return table;
 }
 

@@ -268,6 +268,9 @@ const Backend* cpu_backend() {
                                 cpu::close_backend,
                                 nullptr,
                                 nullptr,
+                                nullptr,
+                                nullptr,
+                                nullptr,
                                 nullptr};
   return &table;
 }

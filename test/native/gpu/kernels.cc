@@ -257,13 +257,14 @@ void Bench::attention(const std::string& name, const ModelShape& m, int context,
       out(static_cast<size_t>(s.heads) * s.head_dim);
   const cuda::Positions where = {position.data(), first_block.data(), block_list.data(),
                                  cos_there.data(), sin_there.data()};
+  const OnGpu<int32_t> tickets(std::vector<int32_t>(static_cast<size_t>(s.kv_heads)));
   const std::vector<double> seconds = seconds_of(effort, turns, [&](cudaStream_t stream, int turn) {
     const int64_t at = 2 * elements * (turn % turns);
     const cuda::LayerKv kv = {keys.data() + at, values.data() + at, kBlockTokens, false};
     require_gpu(cuda::finish_projections(stream, s, {nullptr, norm.data(), norm.data()}, where, kv,
                                          1, qkv.data()));
-    require_gpu(
-        cuda::attend(stream, s, where, kv, 0, 1, context, qkv.data(), parts.data(), out.data()));
+    require_gpu(cuda::attend(stream, s, where, kv, 0, 1, context, qkv.data(), parts.data(),
+                             tickets.data(), out.data()));
   });
   add_read(name, bytes, seconds, bound);
 }

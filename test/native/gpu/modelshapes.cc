@@ -50,7 +50,7 @@ struct SampledRows {
   }
 };
 
-using Multiply = cudaError_t (*)(cudaStream_t, const cuda::Run&, const cuda::Activations&,
+using Multiply = cudaError_t (*)(const cuda::Queue&, const cuda::Run&, const cuda::Activations&,
                                  const cuda::Outputs&);
 
 double error_of(Multiply multiply, const MadeMatrices& weights, const SampledRows& sampled,

@@ -42,54 +42,53 @@ namespace ring::cuda {
 
 bool suits_tensor_cores(const Matrix& weight) { return door().measure->suits_tensor_cores(weight); }
 bool multiplies_narrow(const Matrix& weight) { return door().measure->multiplies_narrow(weight); }
-cudaError_t multiply_plainly(cudaStream_t stream, const Run& run, const Activations& x,
+cudaError_t multiply_plainly(const Queue& queue, const Run& run, const Activations& x,
                              const Outputs& out) {
-  return door().measure->multiply_plainly(stream, run, x, out);
+  return door().measure->multiply_plainly(queue, run, x, out);
 }
-cudaError_t multiply_runs_plainly(cudaStream_t stream, const Run& like, const Run* runs,
+cudaError_t multiply_runs_plainly(const Queue& queue, const Run& like, const Run* runs,
                                   const Tile* tiles, int tile_count, const Activations& x,
                                   const Order& order, const Outputs& out) {
-  return door().measure->multiply_runs_plainly(stream, like, runs, tiles, tile_count, x, order,
-                                               out);
+  return door().measure->multiply_runs_plainly(queue, like, runs, tiles, tile_count, x, order, out);
 }
-cudaError_t multiply_on_tensor_cores(cudaStream_t stream, const Run& run, const Activations& x,
+cudaError_t multiply_on_tensor_cores(const Queue& queue, const Run& run, const Activations& x,
                                      const Outputs& out) {
-  return door().measure->multiply_on_tensor_cores(stream, run, x, out);
+  return door().measure->multiply_on_tensor_cores(queue, run, x, out);
 }
-cudaError_t multiply_runs_on_tensor_cores(cudaStream_t stream, const Run& like, const Run* runs,
+cudaError_t multiply_runs_on_tensor_cores(const Queue& queue, const Run& like, const Run* runs,
                                           const Tile* tiles, int tile_count, int rows_most,
                                           const Activations& x, const Order& order,
-                                          const Outputs& out) {
-  return door().measure->multiply_runs_on_tensor_cores(stream, like, runs, tiles, tile_count,
-                                                       rows_most, x, order, out);
+                                          const Outputs& out, const Ending& ending) {
+  return door().measure->multiply_runs_on_tensor_cores(queue, like, runs, tiles, tile_count,
+                                                       rows_most, x, order, out, ending);
 }
-cudaError_t embed(cudaStream_t stream, const Matrix& embedding, const int32_t* ids, int tokens,
+cudaError_t embed(const Queue& queue, const Matrix& embedding, const int32_t* ids, int tokens,
                   float* out) {
-  return door().measure->embed(stream, embedding, ids, tokens, out);
+  return door().measure->embed(queue, embedding, ids, tokens, out);
 }
-cudaError_t normalise(cudaStream_t stream, const float* x, const float* weight, int rows,
+cudaError_t normalise(const Queue& queue, const float* x, const float* weight, int rows,
                       int columns, float epsilon, const Activations& out, int32_t* bad, int layer) {
-  return door().measure->normalise(stream, x, weight, rows, columns, epsilon, out, bad, layer);
+  return door().measure->normalise(queue, x, weight, rows, columns, epsilon, out, bad, layer);
 }
-cudaError_t narrow(cudaStream_t stream, const Activations& x, int rows, int columns) {
-  return door().measure->narrow(stream, x, rows, columns);
+cudaError_t narrow(const Queue& queue, const Activations& x, int rows, int columns) {
+  return door().measure->narrow(queue, x, rows, columns);
 }
-cudaError_t finish_projections(cudaStream_t stream, const Shape& shape, const HeadWeights& weights,
+cudaError_t finish_projections(const Queue& queue, const Shape& shape, const HeadWeights& weights,
                                const Positions& where, const LayerKv& kv, int tokens, float* qkv) {
-  return door().measure->finish_projections(stream, shape, weights, where, kv, tokens, qkv);
+  return door().measure->finish_projections(queue, shape, weights, where, kv, tokens, qkv);
 }
 int64_t attention_part_floats(const Shape& shape, int tokens, int longest) {
   return door().measure->attention_part_floats(shape, tokens, longest);
 }
-cudaError_t attend(cudaStream_t stream, const Shape& shape, const Positions& where,
+cudaError_t attend(const Queue& queue, const Shape& shape, const Positions& where,
                    const LayerKv& kv, int first_token, int tokens, int longest, const float* qkv,
-                   float* parts, float* out) {
-  return door().measure->attend(stream, shape, where, kv, first_token, tokens, longest, qkv, parts,
-                                out);
+                   float* parts, int32_t* tickets, float* out) {
+  return door().measure->attend(queue, shape, where, kv, first_token, tokens, longest, qkv, parts,
+                                tickets, out);
 }
-cudaError_t choose(cudaStream_t stream, const Shape& shape, const float* logits, const float* bias,
-                   int tokens, const Choices& choices) {
-  return door().measure->choose(stream, shape, logits, bias, tokens, choices);
+cudaError_t choose(const Queue& queue, const Shape& shape, const float* logits, const float* bias,
+                   int tokens, const Choices& choices, const Hits& hits) {
+  return door().measure->choose(queue, shape, logits, bias, tokens, choices, hits);
 }
 
 }  // namespace ring::cuda

@@ -18,6 +18,49 @@ const timed = [
   'test/cli-interrupt.test.ts',
 ]
 
+/**
+ * Files that start no process, open no device and change nothing that outlives them: they share the
+ * processes that run them, which load sources and packages once.
+ */
+const pure = [
+  'auto',
+  'batch-size',
+  'cache-ahead',
+  'cache-rules',
+  'cache',
+  'checkpoint',
+  'config',
+  'forecast-learning',
+  'forecast-margins',
+  'forecast-simulate',
+  'locate',
+  'manifest',
+  'memory',
+  'pieces',
+  'policy',
+  'progress',
+  'real-configs',
+  'remedies',
+  'safetensors',
+  'serve-calls',
+  'serve-reading',
+  'simulate-figures',
+  'simulate-generate',
+  'simulate-learned',
+  'simulate-machine',
+  'simulate-policies',
+  'simulate-rehearsal',
+  'template',
+  'text-fuzz',
+  'textstream',
+  'thinking',
+  'tokenizer',
+  'tune-search',
+].map((name) => `test/${name}.test.ts`)
+
+// By itself vitest leaves a core free, which of two is half. More than four would take too much memory.
+const maxWorkers = Math.min(4, Math.max(2, availableParallelism() - 1))
+
 export default defineConfig({
   test: {
     pool: 'forks',
@@ -29,10 +72,13 @@ export default defineConfig({
         test: {
           name: 'side by side',
           include: ['test/**/*.test.ts'],
-          exclude: timed,
-          // By itself vitest leaves a core free, which of two is half. More than four would take too much memory.
-          maxWorkers: Math.min(4, Math.max(2, availableParallelism() - 1)),
+          exclude: [...timed, ...pure],
+          maxWorkers,
         },
+      },
+      {
+        extends: true,
+        test: { name: 'together', include: pure, isolate: false, maxWorkers },
       },
       {
         extends: true,

@@ -14,12 +14,12 @@ import type { Worth } from '../src/cache/worth.js'
 import { usesOf } from './cachedevice.js'
 import { randomFrom } from './random.js'
 
-/** Keeps the experts of the highest index, whatever is used. */
-class ByIndex implements Worth {
-  readonly name = 'index'
-  readonly of: Float64Array
-  constructor(experts: number) {
-    this.of = Float64Array.from({ length: experts }, (_, index) => index)
+/** Worths that stay as they are, whatever is used. */
+class Fixed implements Worth {
+  readonly name = 'fixed'
+  constructor(private readonly worths: readonly number[]) {}
+  of(expert: number): number {
+    return this.worths[expert] ?? 0
   }
   used(): void {}
 }
@@ -28,7 +28,11 @@ describe('the rule that rules', () => {
   const experts = 32
   const slots = 4
   const choice = () =>
-    new Choice(new ByIndex(experts), [new Recency(1, experts)], 1, experts, slots)
+    new Choice(
+      new Fixed(Array.from({ length: experts }, (_, index) => index)),
+      [new Recency(1, experts)],
+      ...([1, experts, slots] as const),
+    )
   const use = (of: Choice, wanted: number[], isSweep = false) =>
     of.used(0, usesOf(0, experts, wanted), wanted.length, 1, isSweep)
   // The first suits recency, which keeps 0 and 1; the second suits the index, which keeps 28 to 31.
@@ -37,11 +41,11 @@ describe('the rule that rules', () => {
 
   it('is the first, until another would have missed less', () => {
     const of = choice()
-    expect(of.ruling.name).toBe('index')
+    expect(of.ruling.name).toBe('fixed')
     for (let token = 0; token < 300; token += 1) use(of, [lately(token)])
     expect(of.ruling.name).toBe('recency')
     for (let token = 0; token < 2000; token += 1) use(of, [highest(token)])
-    expect(of.ruling.name).toBe('index')
+    expect(of.ruling.name).toBe('fixed')
   })
 
   it('does not change for a lead that may be chance', () => {
@@ -49,24 +53,24 @@ describe('the rule that rules', () => {
     // Both miss all of these.
     for (let token = 0; token < 300; token += 1) use(of, [token % 27])
     for (let token = 0; token < 20; token += 1) use(of, [lately(token)])
-    expect(of.ruling.name).toBe('index')
+    expect(of.ruling.name).toBe('fixed')
   })
 
   it('is not judged by sweeps', () => {
     const of = choice()
     for (let token = 0; token < 300; token += 1) use(of, [lately(token)], true)
-    expect(of.ruling.name).toBe('index')
+    expect(of.ruling.name).toBe('fixed')
   })
 })
 
 describe('quotas', () => {
   const shape: CacheShape = { moeLayers: 3, experts: 8, topK: 2, slots: 12 }
-  const worthOf = (...layers: number[][]) => Float64Array.from(layers.flat())
+  const worthOf = (...layers: number[][]) => new Fixed(layers.flat())
   const even = [5, 5, 5, 5, 0, 0, 0, 0]
   const records = (layer: number, ...wanted: number[]) => usesOf(layer, shape.experts, wanted)
 
   /** Four experts of each layer in slots. */
-  function full(worth: Float64Array): Quotas {
+  function full(worth: Worth): Quotas {
     const quotas = new Quotas(shape)
     for (let layer = 0; layer < 3; layer += 1) {
       for (let index = 0; index < 4; index += 1) quotas.entered(8 * layer + index)

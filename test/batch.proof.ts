@@ -4,7 +4,9 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import { join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { afterAll, beforeAll, it } from 'vitest'
+import { Learner } from '../dist/src/engine/learner.js'
 import { benchPrompts } from '../src/cli/benchprompts.js'
 import { openText, rawPrompt } from '../src/cli/conversation.js'
 import { Loop } from '../src/engine/loop.js'
@@ -46,8 +48,15 @@ const paced: OpenWishes = {
 }
 const resident: OpenWishes = { expertRam: { share: 1 } }
 
+/** Steps after which the forecast learns anew, in a thread of its own, as the engine has it. */
+const stepsPerLesson = 32
+
 /** All sizes on a model that is opened once, from the largest, whose first steps fill the slots. */
-function passes(folder: string, wishes: OpenWishes, promptOf: PromptOf): Map<number, Pass> {
+async function passes(
+  folder: string,
+  wishes: OpenWishes,
+  promptOf: PromptOf,
+): Promise<Map<number, Pass>> {
   const opened = openModel(folder, {
     ...wishes,
     ...{
@@ -55,21 +64,27 @@ function passes(folder: string, wishes: OpenWishes, promptOf: PromptOf): Map<num
       contextTokens: 64,
       sequences: 128,
       prefetch: 'auto',
-      forecastEvery: 32,
     },
   })
+  const learner = opened.forecast === null ? null : new Learner(opened.forecast)
   try {
-    const measured = sizes.toReversed().map((size): [number, Pass] => {
-      return [size.batch, passOf(opened, size, promptOf)]
-    })
-    return new Map(measured)
+    const measured = new Map<number, Pass>()
+    for (const size of sizes.toReversed())
+      measured.set(size.batch, await passOf(opened, learner, size, promptOf))
+    return measured
   } finally {
+    await learner?.close()
     opened.close()
   }
 }
 
 /** Steps in which all of a batch draw, after some more. */
-function passOf(opened: OpenModel, size: (typeof sizes)[number], promptOf: PromptOf): Pass {
+async function passOf(
+  opened: OpenModel,
+  learner: Learner | null,
+  size: (typeof sizes)[number],
+  promptOf: PromptOf,
+): Promise<Pass> {
   const { batch, steps, before } = size
   let drawing = 0
   const loop = new Loop(
@@ -86,17 +101,21 @@ function passOf(opened: OpenModel, size: (typeof sizes)[number], promptOf: Promp
   for (let slot = 0; slot < batch; slot += 1) {
     loop.add(slot, requestOf(promptOf(slot), { maxTokens: before + steps + 2 }))
   }
-  const turn = () => {
+  let turns = 0
+  const turn = async () => {
     drawing = 0
     loop.turn()
+    turns += 1
+    if (turns % stepsPerLesson === 0) learner?.learn()
+    await setImmediate()
     return drawing === batch
   }
-  while (!turn());
-  for (let step = 0; step < before; step += 1) turn()
+  while (!(await turn()));
+  for (let step = 0; step < before; step += 1) await turn()
   const usage = readUsage(opened.counters)
   const begin = performance.now()
   for (let step = 0; step < steps; step += 1) {
-    if (!turn()) throw new Error('not all of the batch drew')
+    if (!(await turn())) throw new Error('not all of the batch drew')
   }
   const seconds = (performance.now() - begin) / 1000
   const used = usageBetween(usage, readUsage(opened.counters))
@@ -114,12 +133,13 @@ interface Shape {
 }
 
 /** The table of a model: a row for each size. */
-function table(shape: Shape, promptOf: PromptOf): void {
+async function table(shape: Shape, promptOf: PromptOf): Promise<void> {
   const { name, folder, layers, experts, topK, expertBytes } = shape
-  const rows = Array.from({ length: rounds }, () => ({
-    all: passes(folder, resident, promptOf),
-    slots: passes(folder, paced, promptOf),
-  }))
+  const rows: { readonly all: Map<number, Pass>; readonly slots: Map<number, Pass> }[] = []
+  for (let round = 0; round < rounds; round += 1) {
+    const all = await passes(folder, resident, promptOf)
+    rows.push({ all, slots: await passes(folder, paced, promptOf) })
+  }
   for (const { batch } of sizes) {
     const pairs = rows.flatMap(({ all, slots }) => {
       const [inMemory, streamed] = [all.get(batch), slots.get(batch)]
@@ -188,7 +208,7 @@ it('4 GB model', async () => {
     const begin = (sequence * promptTokens) % (text.length - promptTokens)
     return text.slice(begin, begin + promptTokens)
   }
-  table(shapeOf('4 GB model', wide.folder), promptOf)
+  await table(shapeOf('4 GB model', wide.folder), promptOf)
 })
 
 it('256 experts', async () => {
@@ -213,7 +233,7 @@ it('256 experts', async () => {
   const prompts = Array.from({ length: 128 }, () =>
     Array.from({ length: promptTokens }, () => dice.below(1000)),
   )
-  table(shapeOf('256 experts, 8 for a token', folder), (sequence) => prompts[sequence] ?? [])
+  await table(shapeOf('256 experts, 8 for a token', folder), (sequence) => prompts[sequence] ?? [])
 })
 
 function shapeOf(name: string, folder: string): Shape {

@@ -15,6 +15,7 @@ import {
 } from '../native/index.js'
 import { newLayerCounts } from '../src/cache/counts.js'
 import { LfuPolicy } from '../src/cache/lfu.js'
+import { Profile } from '../src/cache/profile.js'
 import { SlotCache } from '../src/cache/slotcache.js'
 import { layoutOf, planMemory } from '../src/engine/layout.js'
 import { ReplayDevice } from '../src/engine/replay.js'
@@ -167,6 +168,26 @@ describe('a recorded sequence', () => {
         expect(device.displacedWanted).toBe(0)
       }
     }
+  })
+
+  it('has its misses ordered before anybody but the cache hears what was wanted, which is all of it', () => {
+    const device = new WatchedDevice(trace, { seed: 3, mostPolls: 0 })
+    const { stage } = opened(device, 4 * topK)
+    const wereOrdered: boolean[] = []
+    class Listener extends Profile {
+      override add(records: Int32Array): void {
+        const wanted = records.filter((_, at) => at % UseField.count === UseField.expert)
+        const ordered = new Set(device.orders.map(({ expert }) => expert))
+        wereOrdered.push(wanted.length > 0 && wanted.every((expert) => ordered.has(expert)))
+        super.add(records)
+      }
+    }
+    const profile = new Listener(moeLayers, experts)
+    // In the first step every layer misses all that it wants.
+    const batch = batchOf(tokens.slice(0, 1))
+    expect(step({ ...stage, profile }, batch, outcomeOf(1))).toBe(Reason.done)
+    expect(wereOrdered).toEqual(Array(moeLayers).fill(true))
+    expect(profile.counts.reduce((sum, count) => sum + count, 0)).toBe(moeLayers * topK)
   })
 
   it('misses each expert once when all have a slot', () => {

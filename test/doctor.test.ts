@@ -128,7 +128,14 @@ describe('a file to read', () => {
     const { reader } = measureDrive({
       files: [{ path, sizeBytes: 8 * MIB }],
       io: { rung: Rung.buffered, depth: 0, chunkBytes: 0, faults: [] },
-      ...{ chunkBytes: 64 * 1024, depth: 4, bytes: 32 * MIB, seconds: 1, seed: 1, besideThreads: 0 },
+      ...{
+        chunkBytes: 64 * 1024,
+        depth: 4,
+        bytes: 32 * MIB,
+        seconds: 1,
+        seed: 1,
+        besideThreads: 0,
+      },
     })
     const examined = { drive: fastDrive, reads: { ...fastReads, reader }, problem: null }
     expect(findingsOf(fastHost, [examined], [])).toMatchObject([{ found: /page cache/ }])

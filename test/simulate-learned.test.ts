@@ -86,6 +86,7 @@ describe('a learned worth', () => {
   const scores = Float32Array.of(0.6, 0.5, 0.1, 0.01)
   const use = (learned: Learned, expert: number) =>
     learned.used(0, Int32Array.of(expert, 1, -1), 1, 1)
+  const worthsOf = (learned: Learned) => [0, 1, 2, 3].map((expert) => learned.of(expert))
 
   it('of experts that were never used follows how near they came', () => {
     const learned = new Learned(shape)
@@ -93,7 +94,7 @@ describe('a learned worth', () => {
       learned.scored(0, scores)
       use(learned, 0)
     }
-    const [, near = 0, far = 0, farthest = 0] = learned.of
+    const [, near = 0, far = 0, farthest = 0] = worthsOf(learned)
     expect(near).toBeGreaterThan(far)
     expect(far).toBeGreaterThan(farthest)
   })
@@ -104,7 +105,7 @@ describe('a learned worth', () => {
     const random = randomFrom(3)
     const pairs = Array.from({ length: 100 }, () => (random() < 0.5 ? [0, 1] : [2, 3]))
     for (const expert of [...pairs.flat(), 0, 1, 2, 3, 0]) use(learned, expert)
-    const [, next = 0, later = 0] = learned.of
+    const [, next = 0, later = 0] = worthsOf(learned)
     expect(next).toBeGreaterThan(later)
   })
 
@@ -121,7 +122,7 @@ describe('a learned worth', () => {
     }
     const others = [0, 1, 2, 3].filter((index) => index !== before)
     for (const index of others) {
-      expect(learned.of[4 + before]).toBeGreaterThan(learned.of[4 + index] ?? 0)
+      expect(learned.of(4 + before)).toBeGreaterThan(learned.of(4 + index))
     }
   })
 
@@ -132,7 +133,7 @@ describe('a learned worth', () => {
       learned.scored(0, scores)
       use(learned, 2 + (token % 2))
     }
-    const [, near = 0, far = 0, farthest = 0] = learned.of
+    const [, near = 0, far = 0, farthest = 0] = worthsOf(learned)
     expect(Math.min(far, farthest)).toBeGreaterThan(near)
   })
 

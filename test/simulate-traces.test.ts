@@ -122,9 +122,9 @@ describe('a recorded trace', () => {
       ['{"version":1', /expected a JSON header line, found none/],
       ['{"version":1\n', /expected a JSON header line, found "\{/],
       [good.subarray(0, -1), /expected \d+ bytes of records after the header, found \d+/],
-      [changed({ version: 2 }), /header field version/],
-      [changed({ experts: 70_000 }), /header field experts/],
-      [changed({ layers: [] }), /header field layers/],
+      [changed({ version: 2 }), /header: version must be 1, found 2/],
+      [changed({ experts: 70_000 }), /header: experts must be a whole number/],
+      [changed({ layers: [] }), /header: layers must be a list/],
       [changed({ sequences: [{ tokens: 2 ** 24, prompt: 0, label: '' }] }), /expected \d+ bytes/],
       [changed({ experts: 7 }), /record \d+ names expert \d+ of 7/],
     ]

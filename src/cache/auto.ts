@@ -58,7 +58,7 @@ export class AutoPolicy implements Policy {
     const { ruling } = this.#choice
     if (ruling !== before) this.#begin()
     if (ruling === this.#learned && !isSweep) {
-      this.#quotas.trade(moeLayer, records, count, ruling.of)
+      this.#quotas.trade(moeLayer, records, count, ruling)
     }
   }
 
@@ -71,13 +71,14 @@ export class AutoPolicy implements Policy {
   }
 
   victim(moeLayer: number, mayLeave: (expert: Expert) => boolean): number {
-    const worth = this.#choice.ruling.of
+    const worth = this.#choice.ruling
     const first = moeLayer * this.#experts
     let victim = -1
     let least = Number.POSITIVE_INFINITY
     for (let expert = first; expert < first + this.#experts; expert += 1) {
-      const of = worth[expert] ?? 0
-      if (of >= least || !mayLeave(expert as Expert)) continue
+      if (!mayLeave(expert as Expert)) continue
+      const of = worth.of(expert)
+      if (of >= least) continue
       least = of
       victim = expert
     }
@@ -90,7 +91,7 @@ export class AutoPolicy implements Policy {
 
   /** Another rule has taken over. */
   #begin(): void {
-    if (this.#choice.ruling === this.#learned) this.#quotas.look(this.#learned.of)
+    if (this.#choice.ruling === this.#learned) this.#quotas.look(this.#learned)
     else this.#quotas.level()
   }
 }

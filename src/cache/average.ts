@@ -6,13 +6,13 @@ import type { Worth } from './worth.js'
 
 export class Average implements Worth {
   readonly name: string
-  /** From 0 to 1. */
-  readonly of: Float64Array
+  /** [expert of the model] from 0 to 1 */
+  readonly #averages: Float64Array
   readonly #experts: number
   readonly #kept: number
-  /** [experts] of the layer in hand; null where only uses count */
-  readonly #scores: Float32Array | null
-  #isScored = false
+  readonly #source: 'uses' | 'probabilities'
+  /** [experts] of the layer in hand, as they came; null: none have come, or only uses count */
+  #scores: Float32Array | null = null
 
   /** `kept`: what is left of a token's weight when the next one has come. */
   constructor(
@@ -22,40 +22,45 @@ export class Average implements Worth {
     source: 'uses' | 'probabilities',
   ) {
     this.name = `${source} ${kept}`
-    this.of = new Float64Array(moeLayers * expertsPerLayer)
+    this.#averages = new Float64Array(moeLayers * expertsPerLayer)
     this.#experts = expertsPerLayer
     this.#kept = kept
-    this.#scores = source === 'probabilities' ? new Float32Array(expertsPerLayer) : null
+    this.#source = source
+  }
+
+  of(expert: number): number {
+    return this.#averages[expert] ?? 0
   }
 
   scored(_moeLayer: number, probabilities: Float32Array): void {
-    this.#scores?.set(probabilities)
-    this.#isScored = this.#scores !== null
+    if (this.#source === 'probabilities') this.#scores = probabilities
   }
 
   used(moeLayer: number, records: Int32Array, count: number, tokens: number): void {
     const kept = this.#kept ** tokens
     const first = moeLayer * this.#experts
-    if (this.#isScored) this.#mixScores(first, kept)
-    else this.#mixUses(first, kept, records, count, tokens)
-    this.#isScored = false
+    const scores = this.#scores
+    this.#scores = null
+    if (scores === null) this.#mixUses(first, kept, records, count, tokens)
+    else this.#mixScores(first, kept, scores)
   }
 
-  #mixScores(first: number, kept: number): void {
+  #mixScores(first: number, kept: number, scores: Float32Array): void {
     for (let index = 0; index < this.#experts; index += 1) {
       const expert = first + index
-      this.of[expert] = kept * (this.of[expert] ?? 0) + (1 - kept) * (this.#scores?.[index] ?? 0)
+      this.#averages[expert] =
+        kept * (this.#averages[expert] ?? 0) + (1 - kept) * (scores[index] ?? 0)
     }
   }
 
   #mixUses(first: number, kept: number, records: Int32Array, count: number, tokens: number): void {
     for (let expert = first; expert < first + this.#experts; expert += 1) {
-      this.of[expert] = kept * (this.of[expert] ?? 0)
+      this.#averages[expert] = kept * (this.#averages[expert] ?? 0)
     }
     for (let at = 0; at < count * UseField.count; at += UseField.count) {
       const expert = records[at + UseField.expert] ?? 0
       const share = (records[at + UseField.tokens] ?? 0) / tokens
-      this.of[expert] = (this.of[expert] ?? 0) + (1 - kept) * share
+      this.#averages[expert] = (this.#averages[expert] ?? 0) + (1 - kept) * share
     }
   }
 }

@@ -27,8 +27,8 @@ export class Followers {
   }
 
   /**
-   * A layer has routed so many tokens: records [UseField.count], `count` of them. Into `out` [experts]:
-   * how often each expert of the layer followed what is used now, relative to chance; 1 is unknown.
+   * A layer has routed so many tokens: records [UseField.count], `count` of them. Into `out` [expert of
+   * the model]: how often each of the layer's followed what is used now, relative to chance; 1 is unknown.
    */
   used(
     moeLayer: number,
@@ -47,7 +47,7 @@ export class Followers {
       const expert = records[at * UseField.count + UseField.expert] ?? nobody
       this.#before[start + at] = at < this.#known ? expert : nobody
     }
-    this.#relate(start, out)
+    this.#relate(moeLayer, out)
   }
 
   #count(moeLayer: number, records: Int32Array, earlier: number): void {
@@ -60,15 +60,40 @@ export class Followers {
     this.#all[earlier] = (this.#all[earlier] ?? 0) + this.#known
   }
 
-  #relate(start: number, out: Float64Array): void {
-    out.fill(this.#known === 0 ? 1 : 0)
-    for (let at = 0; at < this.#known; at += 1) {
+  #relate(moeLayer: number, out: Float64Array): void {
+    const start = moeLayer * this.#topK
+    const first = moeLayer * this.#experts
+    out.fill(this.#known === 0 ? 1 : 0, first, first + this.#experts)
+    // Two rows at a time, in their order, so that a sum is the same as by one.
+    for (let at = 0; at < this.#known; at += 2) {
+      const isLast = at + 1 === this.#known
       const expert = this.#before[start + at] ?? 0
-      const weight = this.#experts / this.#known / (this.#all[expert] ?? 1)
-      const row = expert * this.#experts
-      for (let index = 0; index < this.#experts; index += 1) {
-        out[index] = (out[index] ?? 0) + weight * (this.#pairs[row + index] ?? 0)
-      }
+      const other = isLast ? expert : (this.#before[start + at + 1] ?? 0)
+      this.#add(expert, this.#weight(expert), other, isLast ? 0 : this.#weight(other), out)
+    }
+  }
+
+  /** Of a row: chance would give each expert of the layer a sum of 1. */
+  #weight(expert: number): number {
+    return this.#experts / this.#known / (this.#all[expert] ?? 1)
+  }
+
+  #add(
+    expert: number,
+    weight: number,
+    other: number,
+    otherWeight: number,
+    out: Float64Array,
+  ): void {
+    const pairs = this.#pairs
+    const row = expert * this.#experts
+    const otherRow = other * this.#experts
+    const first = Math.floor(expert / this.#experts) * this.#experts
+    for (let index = 0; index < this.#experts; index += 1) {
+      out[first + index] =
+        (out[first + index] ?? 0) +
+        weight * (pairs[row + index] ?? 0) +
+        otherWeight * (pairs[otherRow + index] ?? 0)
     }
   }
 }

@@ -45,8 +45,6 @@ const longAgo = 1000
 
 export class Learned implements Worth {
   readonly name = 'learned'
-  /** Log-odds. */
-  readonly of: Float64Array
   readonly #experts: number
   /** Tokens that count as soon. */
   readonly #soon: number
@@ -62,15 +60,21 @@ export class Learned implements Worth {
   /** [MoE layer] tokens that have passed; when the lesson that is waiting was noted, or -1 */
   readonly #now: Float64Array
   readonly #noted: Float64Array
-  /** [expert of the model][sign], now and when the lesson was noted */
-  readonly #signs: Float32Array
+  /** [expert of the model][sign] when the lesson was noted */
   readonly #lessons: Float32Array
   readonly #weights = Float64Array.from(fitted)
+  /** [MoE layer][sign] the weights when the layer routed */
+  readonly #weightsThen: Float64Array
+  /** [sign] of the expert in hand */
+  readonly #signs = new Float32Array(Sign.count)
+  /** [expert of the model] log-odds, and whether they were worked out since the layer routed */
+  readonly #worths: Float64Array
+  readonly #isWeighed: Uint8Array
   /** [sign] squares of all corrections, which make later ones smaller */
   readonly #corrected = new Float64Array(Sign.count).fill(1)
-  /** [experts] of the layer in hand */
   readonly #follows: Float64Array
   readonly #paired: Float64Array
+  /** [experts] of the layer in hand */
   readonly #errors: Float64Array
   readonly #best: Float64Array
 
@@ -86,13 +90,14 @@ export class Learned implements Worth {
     this.#nearLately = new Float64Array(all)
     this.#nearLong = new Float64Array(all)
     this.#usedAt = new Float64Array(all).fill(-longAgo)
-    this.of = new Float64Array(all)
+    this.#worths = new Float64Array(all)
+    this.#isWeighed = new Uint8Array(all).fill(1)
+    this.#weightsThen = new Float64Array(moeLayers * Sign.count)
     this.#now = new Float64Array(moeLayers)
     this.#noted = new Float64Array(moeLayers).fill(-1)
-    this.#signs = new Float32Array(all * Sign.count)
     this.#lessons = new Float32Array(all * Sign.count)
-    this.#follows = new Float64Array(experts)
-    this.#paired = new Float64Array(experts)
+    this.#follows = new Float64Array(all)
+    this.#paired = new Float64Array(all)
     this.#errors = new Float64Array(experts)
     this.#best = new Float64Array(topK)
   }
@@ -118,23 +123,32 @@ export class Learned implements Worth {
 
   used(moeLayer: number, records: Int32Array, count: number, tokens: number): void {
     this.#pass(moeLayer, tokens)
+    const lately = 1 - kept.usedLately ** tokens
+    const long = 1 - kept.usedLong ** tokens
     for (let at = 0; at < count * UseField.count; at += UseField.count) {
       const expert = records[at + UseField.expert] ?? 0
       const share = (records[at + UseField.tokens] ?? 0) / tokens
       this.#usedAt[expert] = this.#now[moeLayer] ?? 0
-      add(this.#usedLately, expert, (1 - kept.usedLately ** tokens) * share)
-      add(this.#usedLong, expert, (1 - kept.usedLong ** tokens) * share)
+      add(this.#usedLately, expert, lately * share)
+      add(this.#usedLong, expert, long * share)
     }
-    this.#followers.used(moeLayer, records, count, tokens, this.#follows)
     this.#pairs.used(moeLayer, records, count, tokens)
     this.#learn(moeLayer)
-    this.#weigh(moeLayer)
+    this.#followers.used(moeLayer, records, count, tokens, this.#follows)
+    this.#pairs.sum(moeLayer, this.#paired)
+    this.#begin(moeLayer)
     if ((this.#noted[moeLayer] ?? 0) < 0) this.#note(moeLayer)
+  }
+
+  /** Log-odds. */
+  of(expert: number): number {
+    if (this.#isWeighed[expert] === 0) this.#weigh(expert)
+    return this.#worths[expert] ?? 0
   }
 
   /** From 0 to 1. */
   chance(expert: number): number {
-    return chanceOf(this.of[expert] ?? 0)
+    return chanceOf(this.of(expert))
   }
 
   /** Logit of the last of the topK largest, near which choices are made. */
@@ -177,55 +191,74 @@ export class Learned implements Worth {
     if (passed > 2 * this.#soon) return
     const first = moeLayer * this.#experts
     for (let index = 0; index < this.#experts; index += 1) {
-      const start = (first + index) * Sign.count
-      const wanted = (this.#usedAt[first + index] ?? 0) > noted ? 1 : 0
-      const error = wanted - chanceOf(this.#sum(this.#lessons, start))
-      this.#errors[index] = error
-      for (let sign = 0; sign < Sign.count; sign += 1) {
-        const slope = error * (this.#lessons[start + sign] ?? 0)
-        add(this.#corrected, sign, slope * slope)
-        add(this.#weights, sign, (pace * slope) / Math.sqrt(this.#corrected[sign] ?? 1))
-      }
+      this.#errors[index] = this.#correct(first + index, noted)
     }
     this.#pairs.learn(moeLayer, this.#errors)
   }
 
-  #weigh(moeLayer: number): void {
+  /** Moves the weights by what came of an expert; returns what that was, less what had been expected. */
+  #correct(expert: number, noted: number): number {
+    const start = expert * Sign.count
+    const wanted = (this.#usedAt[expert] ?? 0) > noted ? 1 : 0
+    const error = wanted - chanceOf(sumOf(this.#lessons, start, this.#weights, 0))
+    for (let sign = 0; sign < Sign.count; sign += 1) {
+      const slope = error * (this.#lessons[start + sign] ?? 0)
+      add(this.#corrected, sign, slope * slope)
+      add(this.#weights, sign, (pace * slope) / Math.sqrt(this.#corrected[sign] ?? 1))
+    }
+    return error
+  }
+
+  /** Worths are others now, and are worked out by the weights of now. */
+  #begin(moeLayer: number): void {
     const first = moeLayer * this.#experts
-    const now = this.#now[moeLayer] ?? 0
-    const signs = this.#signs
-    this.#pairs.sum(moeLayer, this.#paired)
-    for (let index = 0; index < this.#experts; index += 1) {
-      const expert = first + index
-      const start = expert * Sign.count
-      signs[start + Sign.usedLately] = Math.log((this.#usedLately[expert] ?? 0) + leastShare)
-      signs[start + Sign.usedLong] = Math.log((this.#usedLong[expert] ?? 0) + leastShare)
-      signs[start + Sign.nearLately] = (this.#nearLately[expert] ?? 0) / 2
-      signs[start + Sign.nearLong] = (this.#nearLong[expert] ?? 0) / 2
-      signs[start + Sign.near] = (this.#near[expert] ?? 0) / 2
-      signs[start + Sign.age] = Math.log(1 + now - (this.#usedAt[expert] ?? 0)) / 2
-      signs[start + Sign.follows] = Math.log((this.#follows[index] ?? 0) + leastShare)
-      signs[start + Sign.pairs] = this.#paired[index] ?? 0
-      signs[start + Sign.always] = 1
-      this.of[expert] = this.#sum(signs, start)
+    this.#isWeighed.fill(0, first, first + this.#experts)
+    for (let sign = 0; sign < Sign.count; sign += 1) {
+      this.#weightsThen[moeLayer * Sign.count + sign] = this.#weights[sign] ?? 0
     }
   }
 
+  #weigh(expert: number): void {
+    const moeLayer = Math.floor(expert / this.#experts)
+    this.#read(expert, moeLayer)
+    this.#worths[expert] = sumOf(this.#signs, 0, this.#weightsThen, moeLayer * Sign.count)
+    this.#isWeighed[expert] = 1
+  }
+
   #note(moeLayer: number): void {
-    const width = this.#experts * Sign.count
-    const start = moeLayer * width
-    for (let at = start; at < start + width; at += 1) this.#lessons[at] = this.#signs[at] ?? 0
+    const first = moeLayer * this.#experts
+    for (let expert = first; expert < first + this.#experts; expert += 1) {
+      this.#read(expert, moeLayer)
+      for (let sign = 0; sign < Sign.count; sign += 1) {
+        this.#lessons[expert * Sign.count + sign] = this.#signs[sign] ?? 0
+      }
+    }
     this.#pairs.note(moeLayer)
     this.#noted[moeLayer] = this.#now[moeLayer] ?? 0
   }
 
-  #sum(signs: Float32Array, start: number): number {
-    let sum = 0
-    for (let sign = 0; sign < Sign.count; sign += 1) {
-      sum += (this.#weights[sign] ?? 0) * (signs[start + sign] ?? 0)
-    }
-    return sum
+  /** The signs of an expert, as its layer left them when it routed. */
+  #read(expert: number, moeLayer: number): void {
+    const signs = this.#signs
+    const now = this.#now[moeLayer] ?? 0
+    signs[Sign.usedLately] = Math.log((this.#usedLately[expert] ?? 0) + leastShare)
+    signs[Sign.usedLong] = Math.log((this.#usedLong[expert] ?? 0) + leastShare)
+    signs[Sign.nearLately] = (this.#nearLately[expert] ?? 0) / 2
+    signs[Sign.nearLong] = (this.#nearLong[expert] ?? 0) / 2
+    signs[Sign.near] = (this.#near[expert] ?? 0) / 2
+    signs[Sign.age] = Math.log(1 + now - (this.#usedAt[expert] ?? 0)) / 2
+    signs[Sign.follows] = Math.log((this.#follows[expert] ?? 0) + leastShare)
+    signs[Sign.pairs] = this.#paired[expert] ?? 0
+    signs[Sign.always] = 1
   }
+}
+
+function sumOf(signs: Float32Array, start: number, weights: Float64Array, first: number): number {
+  let sum = 0
+  for (let sign = 0; sign < Sign.count; sign += 1) {
+    sum += (weights[first + sign] ?? 0) * (signs[start + sign] ?? 0)
+  }
+  return sum
 }
 
 function chanceOf(logOdds: number): number {

@@ -10,13 +10,19 @@ const Cue = { own: 0, ownEarlier: 1, layerBefore: 2, layerAfter: 3, count: 4 } a
 /** How far one lesson moves a pair. */
 const pace = 0.02
 const nobody = -1
+/** Rows that are added at a time; Cue.count is a multiple. */
+const together = 4
 
 export class Pairs {
   readonly #layers: number
   readonly #experts: number
   readonly #topK: number
-  /** [MoE layer][cue][expert used][expert that may follow] */
+  /** [MoE layer][cue][expert used][expert that may follow], then a row of zeros for nobody */
   readonly #weights: Float32Array
+  /** [MoE layer][cue][expert used] whether there has been a lesson: before, all of its pairs are 0 */
+  readonly #isTaught: Uint8Array
+  /** [Cue.count * topK] where the rows begin that a sum is made of; the row of zeros behind them */
+  readonly #rows: Int32Array
   /** [MoE layer][topK] indices in the layer, or nobody: of its last token, and of the one before */
   readonly #latest: Int32Array
   readonly #earlier: Int32Array
@@ -28,7 +34,9 @@ export class Pairs {
     this.#layers = moeLayers
     this.#experts = experts
     this.#topK = topK
-    this.#weights = new Float32Array(moeLayers * Cue.count * experts * experts)
+    this.#weights = new Float32Array((moeLayers * Cue.count * experts + 1) * experts)
+    this.#isTaught = new Uint8Array(moeLayers * Cue.count * experts)
+    this.#rows = new Int32Array(Cue.count * topK)
     this.#latest = new Int32Array(moeLayers * topK).fill(nobody)
     this.#earlier = new Int32Array(moeLayers * topK).fill(nobody)
     this.#cues = new Int32Array(moeLayers * Cue.count * topK).fill(nobody)
@@ -54,17 +62,12 @@ export class Pairs {
     this.#copy(moeLayer, Cue.layerAfter, this.#latest, after)
   }
 
-  /** For each expert of the layer the sum of its pairs with what was used, into `out` [experts]. */
+  /** For each expert of the layer the sum of its pairs with what was used, into `out` [expert of the model]. */
   sum(moeLayer: number, out: Float64Array): void {
-    out.fill(0)
-    const width = Cue.count * this.#topK
-    for (let at = 0; at < width; at += 1) {
-      const row = this.#row(moeLayer, at, this.#cues)
-      if (row < 0) continue
-      for (let index = 0; index < this.#experts; index += 1) {
-        out[index] = (out[index] ?? 0) + (this.#weights[row + index] ?? 0)
-      }
-    }
+    const start = moeLayer * this.#experts
+    out.fill(0, start, start + this.#experts)
+    const count = this.#listTaught(moeLayer)
+    for (let at = 0; at < count; at += together) this.#add(at, out, start)
   }
 
   /** What was used now is what the layer's next lesson is about. */
@@ -81,6 +84,7 @@ export class Pairs {
     for (let at = 0; at < width; at += 1) {
       const row = this.#row(moeLayer, at, this.#noted)
       if (row < 0) continue
+      this.#isTaught[row / this.#experts] = 1
       for (let index = 0; index < this.#experts; index += 1) {
         const moved = (this.#weights[row + index] ?? 0) + pace * (errors[index] ?? 0)
         this.#weights[row + index] = moved
@@ -94,6 +98,37 @@ export class Pairs {
     if (used < 0) return nobody
     const cue = Math.floor(at / this.#topK)
     return ((moeLayer * Cue.count + cue) * this.#experts + used) * this.#experts
+  }
+
+  /** The rows that a sum is made of, in the order of cues. Most of many experts have had no lesson for long. */
+  #listTaught(moeLayer: number): number {
+    const width = Cue.count * this.#topK
+    let count = 0
+    for (let at = 0; at < width; at += 1) {
+      const row = this.#row(moeLayer, at, this.#cues)
+      if (row < 0 || this.#isTaught[row / this.#experts] === 0) continue
+      this.#rows[count] = row
+      count += 1
+    }
+    this.#rows.fill(this.#weights.length - this.#experts, count)
+    return count
+  }
+
+  /** Rows from `at` on. One after the other, so that a sum is the same whatever is added at a time. */
+  #add(at: number, out: Float64Array, start: number): void {
+    const pairs = this.#weights
+    const first = this.#rows[at] ?? 0
+    const second = this.#rows[at + 1] ?? 0
+    const third = this.#rows[at + 2] ?? 0
+    const fourth = this.#rows[at + 3] ?? 0
+    for (let index = 0; index < this.#experts; index += 1) {
+      out[start + index] =
+        (out[start + index] ?? 0) +
+        (pairs[first + index] ?? 0) +
+        (pairs[second + index] ?? 0) +
+        (pairs[third + index] ?? 0) +
+        (pairs[fourth + index] ?? 0)
+    }
   }
 
   #copy(moeLayer: number, cue: number, from: Int32Array, layer: number): void {

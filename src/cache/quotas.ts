@@ -7,6 +7,7 @@
 import { decodeFloors } from './floors.js'
 import type { CacheShape } from './policy.js'
 import { UseField } from './records.js'
+import type { Worth } from './worth.js'
 
 /** Of worths, which are log-odds: slots do not move for less. */
 const friction = 0.2
@@ -61,13 +62,13 @@ export class Quotas {
   }
 
   /** The worths, or the rule that gives them, are others than at the last trade. */
-  look(worth: Float64Array): void {
+  look(worth: Worth): void {
     this.#trade += 1
     for (let layer = 0; layer < this.#held.length; layer += 1) this.#price(layer, worth)
   }
 
   /** The layer wants what `count` records say. What of it is missing must find slots. */
-  trade(moeLayer: number, records: Int32Array, count: number, worth: Float64Array): void {
+  trade(moeLayer: number, records: Int32Array, count: number, worth: Worth): void {
     this.#trade += 1
     let missing = this.#heldOfAll - this.#slots
     let leastWanted = Number.POSITIVE_INFINITY
@@ -75,7 +76,7 @@ export class Quotas {
       const expert = records[at + UseField.expert] ?? 0
       if (this.#isIn[expert] === 0) missing += 1
       this.#takenBy[expert] = this.#trade
-      leastWanted = Math.min(leastWanted, worth[expert] ?? 0)
+      leastWanted = Math.min(leastWanted, worth.of(expert))
     }
     this.#price(moeLayer, worth)
     if (missing > 0 && this.#slots > this.#fewest * this.#held.length) {
@@ -87,7 +88,7 @@ export class Quotas {
   }
 
   /** `leastWanted`: what a layer with no other to give up loses when it computes in waves. */
-  #findSlot(moeLayer: number, leastWanted: number, worth: Float64Array): void {
+  #findSlot(moeLayer: number, leastWanted: number, worth: Worth): void {
     const floor = this.floors[moeLayer] ?? 0
     const least = this.#least[moeLayer] ?? 0
     const hasOther = least < Number.POSITIVE_INFINITY
@@ -114,25 +115,26 @@ export class Quotas {
   }
 
   /** The layer's least is as good as gone; the next one tells its price. */
-  #give(layer: number, worth: Float64Array): void {
+  #give(layer: number, worth: Worth): void {
     const gone = this.#first(layer, worth)
     if (gone >= 0) this.#takenBy[gone] = this.#trade
     this.#price(layer, worth)
   }
 
-  #price(layer: number, worth: Float64Array): void {
+  #price(layer: number, worth: Worth): void {
     const first = this.#first(layer, worth)
-    this.#least[layer] = first < 0 ? Number.POSITIVE_INFINITY : (worth[first] ?? 0)
+    this.#least[layer] = first < 0 ? Number.POSITIVE_INFINITY : worth.of(first)
   }
 
   /** Of what may leave the layer, the one that is worth least, or -1. */
-  #first(layer: number, worth: Float64Array): number {
+  #first(layer: number, worth: Worth): number {
     let found = -1
     let least = Number.POSITIVE_INFINITY
     const begin = layer * this.#experts
     for (let expert = begin; expert < begin + this.#experts; expert += 1) {
-      const of = worth[expert] ?? 0
-      if (of >= least || this.#isIn[expert] === 0 || this.#takenBy[expert] === this.#trade) continue
+      if (this.#isIn[expert] === 0 || this.#takenBy[expert] === this.#trade) continue
+      const of = worth.of(expert)
+      if (of >= least) continue
       least = of
       found = expert
     }

@@ -5,14 +5,18 @@ import type { Worth } from './worth.js'
 
 export class Recency implements Worth {
   readonly name = 'recency'
-  /** The token of its layer that used it last. */
-  readonly of: Float64Array
+  /** [expert of the model] the token of its layer that used it last */
+  readonly #usedAt: Float64Array
   /** [MoE layer] tokens that have passed */
   readonly #now: Float64Array
 
   constructor(moeLayers: number, expertsPerLayer: number) {
-    this.of = new Float64Array(moeLayers * expertsPerLayer)
+    this.#usedAt = new Float64Array(moeLayers * expertsPerLayer)
     this.#now = new Float64Array(moeLayers)
+  }
+
+  of(expert: number): number {
+    return this.#usedAt[expert] ?? 0
   }
 
   used(
@@ -25,7 +29,7 @@ export class Recency implements Worth {
     const now = (this.#now[moeLayer] ?? 0) + tokens
     this.#now[moeLayer] = now
     for (let at = 0; !isSweep && at < count * UseField.count; at += UseField.count) {
-      this.of[records[at + UseField.expert] ?? 0] = now
+      this.#usedAt[records[at + UseField.expert] ?? 0] = now
     }
   }
 }

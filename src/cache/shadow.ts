@@ -36,7 +36,7 @@ export class Shadow {
   }
 
   #admit(moeLayer: number, expert: number): void {
-    const slot = this.#slotFor(moeLayer, this.#worth.of[expert] ?? 0)
+    const slot = this.#slotFor(moeLayer, this.#worth.of(expert))
     if (slot < 0) return
     this.#expertIn[slot] = expert
     this.#isIn[expert] = 1
@@ -52,7 +52,7 @@ export class Shadow {
     }
     const slot = this.#least(first)
     const victim = this.#expertIn[slot] ?? 0
-    if ((this.#worth.of[victim] ?? 0) >= worth) return -1
+    if (this.#worth.of(victim) >= worth) return -1
     this.#isIn[victim] = 0
     return slot
   }
@@ -61,7 +61,7 @@ export class Shadow {
     let found = first
     let least = Number.POSITIVE_INFINITY
     for (let slot = first; slot < first + this.#slots; slot += 1) {
-      const worth = this.#worth.of[this.#expertIn[slot] ?? 0] ?? 0
+      const worth = this.#worth.of(this.#expertIn[slot] ?? 0)
       if (worth >= least) continue
       least = worth
       found = slot

@@ -90,7 +90,7 @@ export function sizesOf(checkpoint: Checkpoint): WeightSizes {
   return { experts, slotBytes, expertBytes, denseBytes, scaleBytes }
 }
 
-export function loadModeOf(wishes: BudgetWishes, sizes: WeightSizes): LoadMode {
+function loadModeOf(wishes: BudgetWishes, sizes: WeightSizes): LoadMode {
   if (sizes.experts === 0) return 'mapped'
   if (wishes.loadMode === 'mapped' || wishes.loadMode === 'direct') return wishes.loadMode
   if (wishes.expertRam !== undefined) return 'direct'

@@ -5,9 +5,20 @@
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { z } from 'zod'
 import { ModelError } from '../model/error.js'
-import { atLeast, oneOf, parseFields, whole } from '../model/fields.js'
+import {
+  atLeast,
+  date,
+  list,
+  nullable,
+  object,
+  oneOf,
+  orNull,
+  parseFields,
+  type Read,
+  text,
+  whole,
+} from '../model/fields.js'
 import { parseObject } from '../model/json.js'
 import type { Environment } from '../model/locate.js'
 import { readText } from '../model/window.js'
@@ -17,27 +28,21 @@ import { cacheFolder, replaceFile } from './manifest.js'
 const RECORD_BYTES_MOST = 2 ** 20
 const GIB = 2 ** 30
 
-const date = () =>
-  z.custom<string>(
-    (value) => typeof value === 'string' && !Number.isNaN(Date.parse(value)),
-    'must be a date',
-  )
-const text = () => z.custom<string>((value) => typeof value === 'string', 'must be text')
 const rate = () => atLeast(1, 1e15)
 
-const memoryShape = z.object({ bytesPerSecond: rate(), measured: date() })
-const computingShape = z.object({
+const memoryShape = object({ bytesPerSecond: rate(), measured: date() })
+const computingShape = object({
   threads: whole(1, 4096),
   /** Multiply-adds of each token more than one, F32-accurate, and by BF16 products where there are any. */
   productsPerSecond: rate(),
-  bf16ProductsPerSecond: z.nullable(rate()),
+  bf16ProductsPerSecond: nullable(rate()),
   /** Weights, where each has one token. */
   oneTokenBytesPerSecond: rate(),
   /** The kernels that were measured. */
   build: text(),
   measured: date(),
 })
-const readsShape = z.object({
+const readsShape = object({
   /** See Drive.key. */
   drive: text(),
   /** How the bytes were read, for people. */
@@ -49,28 +54,26 @@ const readsShape = z.object({
    * The same while all cores multiply one token with weights: what the drive gives, and what they do, of what
    * they do alone.
    */
-  beside: z.nullable(z.object({ bytesPerSecond: rate(), computing: atLeast(0, 1) })).default(null),
+  beside: orNull(object({ bytesPerSecond: rate(), computing: atLeast(0, 1) })),
   /** In short bursts, which many a drive gives faster than it can go on. */
-  rates: z.array(
-    z.object({ chunkBytes: whole(1, GIB), depth: whole(1, 4096), bytesPerSecond: rate() }),
-  ),
+  rates: list(object({ chunkBytes: whole(1, GIB), depth: whole(1, 4096), bytesPerSecond: rate() })),
 })
-const recordShape = z.object({
+const recordShape = object({
   version: oneOf(1),
   key: text(),
-  memory: z.nullable(memoryShape),
-  computing: z.nullable(computingShape).default(null),
-  drives: z.array(readsShape),
+  memory: nullable(memoryShape),
+  computing: orNull(computingShape),
+  drives: list(readsShape),
 })
 
 /** All threads reading memory and doing nothing else; `measured` is an ISO date. */
-export type MemoryMeasure = Readonly<z.output<typeof memoryShape>>
+export type MemoryMeasure = Readonly<Read<typeof memoryShape>>
 /** All threads multiplying with FP8 weights of routed experts; `measured` is an ISO date. */
-export type ComputingMeasure = Readonly<z.output<typeof computingShape>>
+export type ComputingMeasure = Readonly<Read<typeof computingShape>>
 /** Random reads of whole chunks, so many under way at once, of one drive; `measured` is an ISO date. */
-export type DriveMeasure = Readonly<z.output<typeof readsShape>>
+export type DriveMeasure = Readonly<Read<typeof readsShape>>
 /** What is kept of a machine. */
-export type MachineRecord = Readonly<z.output<typeof recordShape>>
+export type MachineRecord = Readonly<Read<typeof recordShape>>
 
 /** Where the record lies. */
 export function machinePath(environment: Environment): string {

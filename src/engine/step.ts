@@ -81,36 +81,57 @@ export function step(stage: Stage, batch: LateBatch, outcome: Outcome): Reason {
   return device.sample(id, outcome, masks ?? undefined)
 }
 
-/** Orders what a layer misses; returns where its experts lie or will lie. */
+/**
+ * Orders what a layer misses; returns where its experts lie or will lie. The drive waits for this, so
+ * whatever else wants to know what the layer routed to is told when the orders are out.
+ */
 function load(stage: Stage, moeLayer: number, wanted: Int32Array, tokens: number): Int32Array {
-  learn(stage, 0)
+  const untold = hear(stage, 0)
   const begin = performance.now()
   const plan = stage.cache.place(moeLayer, wanted, tokens)
   countPolicy(stage.counters, begin)
   stage.device.stage(plan.orders)
+  tell(stage, untold)
   return plan.places
 }
 
-/** Tells the cache what has arrived, and what layers wanted, in this order. */
+/** Tells the cache and all others what has arrived, and what layers wanted, in this order. */
 function learn(stage: Stage, patienceMs: number): void {
-  const { device, cache, ahead, profile, log, events, uses, counters } = stage
-  const steps = counters[Counter.steps] ?? 0
+  tell(stage, hear(stage, patienceMs))
+}
+
+/** Tells the cache. Returns the latest of what layers wanted, which the others have yet to be told. */
+function hear(stage: Stage, patienceMs: number): Int32Array {
+  const { device, cache, log, stop, events, uses, counters } = stage
   for (let wait = patienceMs; ; wait = 0) {
     const count = device.poll(events, wait)
     const arrived = events.subarray(0, count * EventField.count)
     if (count > 0) cache.settle(arrived)
-    log?.settled(arrived, steps)
+    log?.settled(arrived, counters[Counter.steps] ?? 0)
     if (count * EventField.count < events.length) break
   }
-  for (let count = device.routed(uses); count > 0; count = device.routed(uses)) {
-    const records = uses.subarray(0, count * UseField.count)
-    const begin = performance.now()
-    cache.used(records)
-    ahead?.prefetch.used(records)
-    profile?.add(records)
-    log?.used(records, steps)
-    countPolicy(counters, begin)
+  const layerLength = (stop.length - StopField.experts) * UseField.count
+  for (;;) {
+    const records = uses.subarray(0, device.routed(uses) * UseField.count)
+    if (records.length > 0) {
+      const begin = performance.now()
+      cache.used(records)
+      countPolicy(counters, begin)
+    }
+    // Where another layer would have had room, there is none.
+    if (records.length + layerLength <= uses.length) return records
+    tell(stage, records)
   }
+}
+
+/** Tells whoever is not the cache what layers wanted. */
+function tell({ ahead, profile, log, counters }: Stage, records: Int32Array): void {
+  if (records.length === 0) return
+  const begin = performance.now()
+  ahead?.prefetch.used(records)
+  profile?.add(records)
+  log?.used(records, counters[Counter.steps] ?? 0)
+  countPolicy(counters, begin)
 }
 
 /** The experts that the stopped layer still wants, indices within the layer, rising. */

@@ -2,39 +2,44 @@
 // reader for replay. A trace may come from a stranger, so its header is checked and its length must
 // fit before anything is read by it.
 import { readFileSync } from 'node:fs'
-import { z } from 'zod'
 import { ModelError, shown } from '../model/error.js'
+import {
+  among,
+  list,
+  object,
+  oneOf,
+  optional,
+  parseFields,
+  type Read,
+  text,
+  whole,
+} from '../model/fields.js'
 
-const count = z
-  .number()
-  .int()
-  .positive()
-  .max(2 ** 24)
+const count = whole(1, 2 ** 24)
 
-const headerShape = z.object({
-  version: z.literal(1),
-  model: z.string(),
-  layers: z.array(z.number().int().nonnegative().max(1023)).min(1).max(1024),
-  experts: count.max(65_535),
-  top_k: count.max(1024),
-  id_bytes: z.union([z.literal(1), z.literal(2)]),
-  scores: z.enum(['none', 'f16']),
-  ahead: z.array(z.number().int().positive().max(1024)).max(32),
+const headerShape = object({
+  version: oneOf(1),
+  model: text(),
+  layers: list(whole(0, 1023), 1, 1024),
+  experts: whole(1, 65_535),
+  top_k: whole(1, 1024),
+  id_bytes: whole(1, 2),
+  scores: among('none', 'f16'),
+  ahead: list(whole(1, 1024), 0, 32),
   /** So many of the last distances are the ones before them again, behind the next layer's attention. */
-  attended: z.number().int().nonnegative().optional(),
-  sequences: z
-    .array(
-      z.object({
-        tokens: count,
-        prompt: z.number().int().nonnegative(),
-        label: z.string(),
-        ids: z.array(z.number().int().nonnegative()).optional(),
-      }),
-    )
-    .min(1),
+  attended: optional(whole(0, 1024)),
+  sequences: list(
+    object({
+      tokens: count,
+      prompt: whole(0, 2 ** 24),
+      label: text(),
+      ids: optional(list(whole(0, Number.MAX_SAFE_INTEGER))),
+    }),
+    1,
+  ),
 })
 
-export type TraceHeader = z.infer<typeof headerShape>
+export type TraceHeader = Read<typeof headerShape>
 
 export interface TracedSequence {
   readonly tokens: number
@@ -107,8 +112,5 @@ export function parseTraceHeader(text: string, file: string): TraceHeader {
   } catch {
     throw new ModelError(`${file}: expected a JSON header line, found ${shown(text.slice(0, 40))}`)
   }
-  const result = headerShape.safeParse(json)
-  if (result.success) return result.data
-  const issue = result.error.issues[0]
-  throw new ModelError(`${file}: header field ${issue?.path.join('.')}: ${issue?.message}`)
+  return parseFields(headerShape, json, `${file}: header`)
 }

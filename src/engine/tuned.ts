@@ -5,10 +5,22 @@
 import { createHash } from 'node:crypto'
 import fs from 'node:fs'
 import { join } from 'node:path'
-import { z } from 'zod'
 import { addonPath, probe } from '../../native/index.js'
 import { ModelError } from '../model/error.js'
-import { atLeast, oneOf, parseFields, whole } from '../model/fields.js'
+import {
+  among,
+  atLeast,
+  date,
+  list,
+  nullable,
+  object,
+  oneOf,
+  optional,
+  parseFields,
+  type Read,
+  text,
+  whole,
+} from '../model/fields.js'
 import { parseObject } from '../model/json.js'
 import type { Environment } from '../model/locate.js'
 import { readText } from '../model/window.js'
@@ -24,52 +36,37 @@ const FILE_BYTES_MOST = 2 ** 20
 const ENTRIES_MOST = 16
 const TIB = 2 ** 40
 
-const text = () =>
-  z.custom<string>((value) => typeof value === 'string' && value.length <= 4096, 'must be text')
-const date = () =>
-  z.custom<string>(
-    (value) => typeof value === 'string' && !Number.isNaN(Date.parse(value)),
-    'must be a date',
-  )
-const among = <Word extends string>(...words: readonly Word[]) =>
-  z.custom<Word>((value) => words.some((word) => word === value), `must be ${words.join(' or ')}`)
+const line = () => text(4096)
 
-const policies: readonly string[] = ['auto', 'lfu', 'lru', 'sweep']
-const policyName = () =>
-  z.custom<string>(
-    (value) => typeof value === 'string' && policies.includes(value),
-    `must be ${policies.join(' or ')}`,
-  )
-
-const settingsShape = z.object({
-  threads: whole(1, 1024).optional(),
-  prefetch: among('auto', 'on', 'off').optional(),
-  policy: policyName().optional(),
-  readDepth: whole(1, 1024).optional(),
-  readChunk: whole(2 ** 16, 2 ** 30).optional(),
-  loadMode: among('mapped', 'direct').optional(),
-  expertRamMost: whole(1, 1024 * TIB).optional(),
-  maxBatch: whole(1, 4096).optional(),
+const settingsShape = object({
+  threads: optional(whole(1, 1024)),
+  prefetch: optional(among('auto', 'on', 'off')),
+  policy: optional(among<string>('auto', 'lfu', 'lru', 'sweep')),
+  readDepth: optional(whole(1, 1024)),
+  readChunk: optional(whole(2 ** 16, 2 ** 30)),
+  loadMode: optional(among('mapped', 'direct')),
+  expertRamMost: optional(whole(1, 1024 * TIB)),
+  maxBatch: optional(whole(1, 4096)),
 })
-const entryShape = z.object({
+const entryShape = object({
   /** The flags that a run must have been given too, as `--expert-ram 25%`; empty: none. */
-  flags: text(),
-  build: text(),
+  flags: line(),
+  build: line(),
   tuned: date(),
   settings: settingsShape,
   /** Times as fast as without them, by the median of the last contest. */
-  speed: z.nullable(atLeast(0, 1e6)),
+  speed: nullable(atLeast(0, 1e6)),
 })
-const fileShape = z.object({
+const fileShape = object({
   version: oneOf(1),
-  machine: text(),
-  drive: text(),
-  model: text(),
-  entries: z.array(entryShape),
+  machine: line(),
+  drive: line(),
+  model: line(),
+  entries: list(entryShape),
 })
 
 /** What was found under some flags; `tuned` is an ISO date. */
-export type TunedEntry = Readonly<z.output<typeof entryShape>>
+export type TunedEntry = Readonly<Read<typeof entryShape>>
 
 /** What settings are found for. */
 export interface TunedPlace {

@@ -6,10 +6,9 @@
  */
 import fs from 'node:fs'
 import { basename, join } from 'node:path'
-import { z } from 'zod'
 import { totals } from './architecture.js'
 import { ModelError, shown } from './error.js'
-import { flag, oneOf, parseFields, real, whole } from './fields.js'
+import { flag, nullish, object, oneOf, parseFields, type Read, real, whole } from './fields.js'
 import { isRecord, parseObject } from './json.js'
 import { type Quantisation, readQuantisation } from './quantisation.js'
 import { readYarn, type Yarn } from './rope.js'
@@ -112,40 +111,40 @@ export function parseConfig(text: string, file: string, options: ConfigOptions =
  * absent here change nothing in inference. `norm_topk_prob` is read by nobody on purpose: the
  * public modeling code normalises the chosen weights whenever more than one expert is chosen.
  */
-const bailingMoeV2 = z.looseObject({
+const bailingMoeV2 = object({
   num_hidden_layers: whole(1, 1024),
   hidden_size: whole(1, 2 ** 20),
   num_attention_heads: whole(1, 4096),
   num_key_value_heads: whole(1, 4096),
-  head_dim: whole(1, 4096).nullish(),
-  rotary_dim: whole(2, 4096).nullish(),
-  partial_rotary_factor: real(0, 1).nullish(),
+  head_dim: nullish(whole(1, 4096)),
+  rotary_dim: nullish(whole(2, 4096)),
+  partial_rotary_factor: nullish(real(0, 1)),
   intermediate_size: whole(1, 2 ** 22),
   moe_intermediate_size: whole(1, 2 ** 22),
-  moe_shared_expert_intermediate_size: whole(1, 2 ** 22).nullish(),
-  num_shared_experts: whole(0, 64).nullish(),
+  moe_shared_expert_intermediate_size: nullish(whole(1, 2 ** 22)),
+  num_shared_experts: nullish(whole(0, 64)),
   num_experts: whole(1, 65535),
   num_experts_per_tok: whole(1, 1024),
-  n_group: whole(1, 65535).nullish(),
-  topk_group: whole(1, 65535).nullish(),
-  first_k_dense_replace: whole(0, 1024).nullish(),
-  routed_scaling_factor: real(0, 1e6).nullish(),
+  n_group: nullish(whole(1, 65535)),
+  topk_group: nullish(whole(1, 65535)),
+  first_k_dense_replace: nullish(whole(0, 1024)),
+  routed_scaling_factor: nullish(real(0, 1e6)),
   rms_norm_eps: real(0, 1),
   // A silent default here (10000 elsewhere) makes a model repeat itself, so there is none.
   rope_theta: real(1, 1e12),
   max_position_embeddings: whole(1, CONTEXT_LIMIT),
   vocab_size: whole(1, 2 ** 24),
-  tie_word_embeddings: flag().nullish(),
-  use_qkv_bias: flag().nullish(),
-  use_bias: flag().nullish(),
-  use_qk_norm: flag().nullish(),
-  moe_router_enable_expert_bias: flag().nullish(),
-  norm_head: oneOf(false).nullish(),
-  score_function: oneOf('sigmoid').nullish(),
-  hidden_act: oneOf('silu').nullish(),
+  tie_word_embeddings: nullish(flag()),
+  use_qkv_bias: nullish(flag()),
+  use_bias: nullish(flag()),
+  use_qk_norm: nullish(flag()),
+  moe_router_enable_expert_bias: nullish(flag()),
+  norm_head: nullish(oneOf(false)),
+  score_function: nullish(oneOf('sigmoid')),
+  hidden_act: nullish(oneOf('silu')),
 })
 
-type Raw = z.infer<typeof bailingMoeV2>
+type Raw = Read<typeof bailingMoeV2>
 
 function parseBailingMoeV2(
   raw: Record<string, unknown>,
@@ -278,18 +277,16 @@ function readPositions(
 
 function readTokenIds(raw: Record<string, unknown>, file: string, vocabulary: number) {
   const id = whole(0, vocabulary - 1)
-  const shape = z.looseObject({
-    eos_token_id: z.unknown().optional(),
-    bos_token_id: id.nullish(),
-    pad_token_id: id.nullish(),
+  const shape = object({
+    bos_token_id: nullish(id),
+    pad_token_id: nullish(id),
   })
   const keys = parseFields(shape, raw, file)
-  const eos: unknown[] = [keys.eos_token_id ?? []].flat()
+  const eos: unknown[] = [raw.eos_token_id ?? []].flat()
   const eosIds = eos.map((value) => {
-    const parsed = id.safeParse(value)
-    if (parsed.success && eos.length <= 1024) return parsed.data
+    if (id.is(value) && eos.length <= 1024) return value
     throw new ModelError(
-      `${file}: eos_token_id must be ids from 0 to ${vocabulary - 1}, found ${shown(keys.eos_token_id)}`,
+      `${file}: eos_token_id must be ids from 0 to ${vocabulary - 1}, found ${shown(raw.eos_token_id)}`,
     )
   })
   return {

@@ -3,9 +3,8 @@
  * decide how any tensor is read: what a tensor is and which scale lies beside it decides that.
  * Its use is to refuse early what the tensors could not be read as, and to give the block size.
  */
-import { z } from 'zod'
 import { ModelError, shown } from './error.js'
-import { oneOf, parseFields, whole } from './fields.js'
+import { byName, type Kind, kind, nullish, object, oneOf, parseFields, whole } from './fields.js'
 import { isRecord } from './json.js'
 
 export interface Quantisation {
@@ -42,35 +41,31 @@ export function readQuantisation(raw: Record<string, unknown>, file: string): Qu
   )
 }
 
-const block = z.looseObject({
-  fmt: oneOf('e4m3').nullish(),
-  weight_block_size: twoSizes().nullish(),
+const block = object({
+  fmt: nullish(oneOf('e4m3')),
+  weight_block_size: nullish(twoSizes()),
 })
 
 /** compressed-tensors describes groups of layers, each with its own kind of weights. */
-const channel = z.looseObject({
-  config_groups: z
-    .record(
-      z.string(),
-      z.looseObject({
-        weights: z.looseObject({
+const channel = object({
+  config_groups: nullish(
+    byName(
+      object({
+        weights: object({
           num_bits: oneOf(8),
           type: oneOf('float'),
           strategy: oneOf('channel'),
-          symmetric: oneOf(true).nullish(),
+          symmetric: nullish(oneOf(true)),
         }),
       }),
-    )
-    .nullish(),
+    ),
+  ),
 })
 
-function twoSizes() {
+function twoSizes(): Kind<number[]> {
   const size = whole(1, 65536)
-  return z.custom<number[]>(
-    (value) =>
-      Array.isArray(value) &&
-      value.length === 2 &&
-      value.every((item) => size.safeParse(item).success),
+  return kind(
+    (value) => Array.isArray(value) && value.length === 2 && value.every((item) => size.is(item)),
     'must be two whole numbers from 1 to 65536',
   )
 }

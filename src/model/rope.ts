@@ -4,9 +4,8 @@
  * its own, in the order of the public implementations, because the last bit of a frequency is
  * multiplied by positions in the thousands.
  */
-import { z } from 'zod'
 import { ModelError, shown } from './error.js'
-import { atLeast, oneOf, parseFields, real, whole } from './fields.js'
+import { atLeast, nullish, object, oneOf, parseFields, real, whole } from './fields.js'
 import { isRecord } from './json.js'
 
 /** YaRN (Peng et al. 2023): low frequencies are divided by the factor, high ones kept. */
@@ -65,13 +64,13 @@ function yarnRange(rotaryDim: number, theta: number, yarn: Yarn): { low: number;
 const FACTOR_LIMIT = 1024
 const factor = atLeast(1, FACTOR_LIMIT)
 const rotations = real(0, 1e6)
-const yarnKeys = z.looseObject({
+const yarnKeys = object({
   factor,
-  original_max_position_embeddings: whole(1, 2 ** 30).nullish(),
-  beta_fast: rotations.nullish(),
-  beta_slow: rotations.nullish(),
-  attention_factor: real(0, 100).nullish(),
-  truncate: oneOf(true).nullish(),
+  original_max_position_embeddings: nullish(whole(1, 2 ** 30)),
+  beta_fast: nullish(rotations),
+  beta_slow: nullish(rotations),
+  attention_factor: nullish(real(0, 100)),
+  truncate: nullish(oneOf(true)),
 })
 
 /**
@@ -96,7 +95,7 @@ export function readYarn(
   return { factor, originalContext, betaFast, betaSlow, attentionFactor: null }
 }
 
-const wanted = z.object({ factor })
+const wanted = object({ factor })
 
 function announcedYarn(raw: Record<string, unknown>, file: string, longest: number): Yarn | null {
   const key = raw.rope_scaling != null ? 'rope_scaling' : 'rope_parameters'

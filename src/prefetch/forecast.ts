@@ -262,18 +262,23 @@ export class Forecast implements Foresight {
     const row = kind === this.#priors ? length : kind % length
     let wanted = 0
     for (let rank = 0; rank < waiting.count; rank += 1) {
-      const isWanted = this.#isUsed[waiting.candidates[rank] ?? 0] === 1
-      const told = waiting.told[rank] ?? 0
-      this.#lessons.add(waiting.signs, rank * Sign.count, isWanted, kind, band, told)
-      if (!isWanted) continue
+      if (!this.#note(kind, band, waiting, rank)) continue
       wanted += 1
-      this.recall.found(row, likelierThan(told, waiting))
+      this.recall.found(row, likelierThan(waiting.told[rank] ?? 0, waiting))
     }
     this.recall.used(row, used)
     const others = this.#shape.experts - waiting.count
     if (others === 0) return
     const rest = this.#rest[kind] ?? 0
     this.#rest[kind] = rest + restPace * ((used - wanted) / others - rest)
+  }
+
+  /** Makes a lesson of the candidate of that rank. Returns whether it was wanted. */
+  #note(kind: number, band: number, waiting: Waiting, rank: number): boolean {
+    const isWanted = this.#isUsed[waiting.candidates[rank] ?? 0] === 1
+    const told = waiting.told[rank] ?? 0
+    this.#lessons.add(waiting.signs, rank * Sign.count, isWanted, kind, band, told)
+    return isWanted
   }
 
   #takeOver(): void {

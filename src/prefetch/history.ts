@@ -57,16 +57,19 @@ export class History {
   used(moeLayer: number, records: Int32Array, count: number, tokens: number): void {
     const first = moeLayer * this.#experts
     this.before.fill(0, first, first + this.#experts)
-    this.#pass(this.lately, first, kept.lately ** tokens)
-    this.#pass(this.long, first, kept.long ** tokens)
-    this.#pass(this.usual, first, kept.usual ** tokens)
+    const lately = kept.lately ** tokens
+    const long = kept.long ** tokens
+    const usual = kept.usual ** tokens
+    this.#pass(this.lately, first, lately)
+    this.#pass(this.long, first, long)
+    this.#pass(this.usual, first, usual)
     for (let at = 0; at < count; at += 1) {
       const expert = records[at * UseField.count + UseField.expert] ?? 0
       const share = (records[at * UseField.count + UseField.tokens] ?? 0) / tokens
       this.before[expert] = 1
-      add(this.lately, expert, (1 - kept.lately ** tokens) * share)
-      add(this.long, expert, (1 - kept.long ** tokens) * share)
-      add(this.usual, expert, (1 - kept.usual ** tokens) * share)
+      add(this.lately, expert, (1 - lately) * share)
+      add(this.long, expert, (1 - long) * share)
+      add(this.usual, expert, (1 - usual) * share)
     }
     this.#choose(moeLayer, records, tokens === 1 ? Math.min(count, this.#topK) : 0)
   }

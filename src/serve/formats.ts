@@ -5,6 +5,7 @@ import { z } from 'zod'
 import { flag } from '../model/fields.js'
 import type { FormatWish } from './grammars.js'
 import type { Schema } from './jsonschema.js'
+import { known } from './known.js'
 import { badRequest } from './refusal.js'
 
 function object(what: string) {
@@ -24,7 +25,7 @@ export const responseFormat = z.discriminatedUnion(
     anyJson,
     z.object({
       type: z.literal('json_schema'),
-      json_schema: z.object({ schema, strict: flag().nullish() }, 'must be an object'),
+      json_schema: z.object({ schema, strict: known(flag()).nullish() }, 'must be an object'),
     }),
   ],
   wanted,

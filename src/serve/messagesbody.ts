@@ -7,6 +7,7 @@ import type { Message } from '../model/template.js'
 import type { Wishes } from './draw.js'
 import { bareFormatOf, outputFormat } from './formats.js'
 import type { FormatWish } from './grammars.js'
+import { known } from './known.js'
 import type { Chat } from './prompts.js'
 import { badRequest } from './refusal.js'
 import {
@@ -58,7 +59,7 @@ const tool = z.object(
     name: toolName(),
     description: text().nullish(),
     input_schema: record('a JSON schema, an object'),
-    strict: flag().nullish(),
+    strict: known(flag()).nullish(),
   },
   'must be an object',
 )
@@ -69,14 +70,14 @@ const thoughts = ['enabled', 'disabled', 'adaptive'] as const
 const messagesShape = z.object({
   ...drawing,
   messages: z.array(message, 'must be a list of messages').min(1, 'must not be empty'),
-  max_tokens: whole(1, 2 ** 30),
+  max_tokens: known(whole(1, 2 ** 30)),
   system: textBlocks.nullish(),
   stop_sequences: stopTexts(STOPS_MAX).nullish(),
   thinking: z
     .object(
       {
         type: z.enum(thoughts, `must be one of ${thoughts.join(', ')}`),
-        budget_tokens: whole(0, 2 ** 30).nullish(),
+        budget_tokens: known(whole(0, 2 ** 30)).nullish(),
       },
       'must be an object',
     )
@@ -89,7 +90,7 @@ const messagesShape = z.object({
       {
         type: z.enum(choices, `must be one of ${choices.join(', ')}`),
         name: text().nullish(),
-        disable_parallel_tool_use: flag().nullish(),
+        disable_parallel_tool_use: known(flag()).nullish(),
       },
       'must be an object',
     )

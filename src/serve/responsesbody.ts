@@ -7,6 +7,7 @@ import { isRecord } from '../model/json.js'
 import type { Message } from '../model/template.js'
 import { anyThinking, type Wishes } from './draw.js'
 import { bareFormatOf, mayCall, textFormat } from './formats.js'
+import { known } from './known.js'
 import { type Chat, effortWishes } from './prompts.js'
 import {
   choiceWords,
@@ -56,11 +57,11 @@ const thought = z.object({
 
 const tool = z.object(
   {
-    type: oneOf('function'),
+    type: known(oneOf('function')),
     name: toolName(),
     description: text().nullish(),
     parameters: record('a JSON schema, an object').nullish(),
-    strict: flag().nullish(),
+    strict: known(flag()).nullish(),
   },
   'must be an object',
 )
@@ -79,15 +80,15 @@ const responsesShape = z.object({
     'must be text, or a list of items',
   ),
   instructions: text().nullish(),
-  max_output_tokens: whole(1, 2 ** 30).nullish(),
-  top_logprobs: whole(0, TOP_LOGPROBS_MAX).nullish(),
+  max_output_tokens: known(whole(1, 2 ** 30)).nullish(),
+  top_logprobs: known(whole(0, TOP_LOGPROBS_MAX)).nullish(),
   include: z.array(text(), 'must be a list').nullish(),
   reasoning: z.object({ effort: effort.nullish() }, 'must be an object').nullish(),
   text: z.object({ format: textFormat.nullish() }, 'must be an object').nullish(),
   tools: z.array(tool, 'must be a list of tools').nullish(),
   tool_choice: toolChoice.nullish(),
-  parallel_tool_calls: flag().nullish(),
-  background: flag().nullish(),
+  parallel_tool_calls: known(flag()).nullish(),
+  background: known(flag()).nullish(),
   metadata: record('an object').nullish(),
 })
 export type ResponsesBody = z.output<typeof responsesShape>

@@ -7,6 +7,7 @@ import { shown } from '../model/error.js'
 import { atLeast, flag, oneOf, real, valueAt, whole } from '../model/fields.js'
 import { isRecord } from '../model/json.js'
 import { responseFormat } from './formats.js'
+import { known } from './known.js'
 import { badRequest } from './refusal.js'
 
 const CHOICES_MAX = 128
@@ -69,21 +70,23 @@ const seed = z.custom<number>(
 
 /** What completions and chats have in common. */
 export const drawing = {
-  temperature: atLeast(0, 2).nullish(),
-  top_p: atLeast(0, 1).nullish(),
-  top_k: whole(-1, 2 ** 24).nullish(),
-  min_p: atLeast(0, 1).nullish(),
-  repetition_penalty: real(0, 100).nullish(),
-  presence_penalty: atLeast(-2, 2).nullish(),
-  frequency_penalty: atLeast(-2, 2).nullish(),
+  temperature: known(atLeast(0, 2)).nullish(),
+  top_p: known(atLeast(0, 1)).nullish(),
+  top_k: known(whole(-1, 2 ** 24)).nullish(),
+  min_p: known(atLeast(0, 1)).nullish(),
+  repetition_penalty: known(real(0, 100)).nullish(),
+  presence_penalty: known(atLeast(-2, 2)).nullish(),
+  frequency_penalty: known(atLeast(-2, 2)).nullish(),
   logit_bias: logitBias.nullish(),
   seed: seed.nullish(),
   stop: stop.nullish(),
-  n: whole(1, CHOICES_MAX).nullish(),
-  max_tokens: whole(1, 2 ** 30).nullish(),
-  ignore_eos: flag().nullish(),
-  stream: flag().nullish(),
-  stream_options: z.object({ include_usage: flag().nullish() }, 'must be an object').nullish(),
+  n: known(whole(1, CHOICES_MAX)).nullish(),
+  max_tokens: known(whole(1, 2 ** 30)).nullish(),
+  ignore_eos: known(flag()).nullish(),
+  stream: known(flag()).nullish(),
+  stream_options: z
+    .object({ include_usage: known(flag()).nullish() }, 'must be an object')
+    .nullish(),
 }
 
 const drawingBody = z.object(drawing)
@@ -131,13 +134,13 @@ const messages = z.array(message, 'must be a list of messages').min(1, 'must not
 
 const tool = z.object(
   {
-    type: oneOf('function'),
+    type: known(oneOf('function')),
     function: z.object(
       {
         name: toolName(),
         description: text().nullish(),
         parameters: record('a JSON schema, an object').nullish(),
-        strict: flag().nullish(),
+        strict: known(flag()).nullish(),
       },
       'must be an object',
     ),
@@ -181,15 +184,15 @@ const efforts = ['none', 'minimal', 'low', 'medium', 'high', 'xhigh'] as const
 export const effort = z.enum(efforts, `must be one of ${efforts.join(', ')}`)
 
 /** Tokens that may be thought; -1: as many as the model likes. */
-export const thinkingBudget = whole(-1, 2 ** 30)
+export const thinkingBudget = known(whole(-1, 2 ** 30))
 
 export const chatBody = z.object({
   response_format: responseFormat.nullish(),
   ...drawing,
   messages,
-  max_completion_tokens: whole(1, 2 ** 30).nullish(),
-  logprobs: flag().nullish(),
-  top_logprobs: whole(0, TOP_LOGPROBS_MAX).nullish(),
+  max_completion_tokens: known(whole(1, 2 ** 30)).nullish(),
+  logprobs: known(flag()).nullish(),
+  top_logprobs: known(whole(0, TOP_LOGPROBS_MAX)).nullish(),
   chat_template_kwargs: templateKwargs.nullish(),
   reasoning_effort: effort.nullish(),
   reasoning_budget: thinkingBudget.nullish(),
@@ -199,7 +202,7 @@ export const chatBody = z.object({
   thinking_token_budget: thinkingBudget.nullish(),
   tools: z.array(tool, 'must be a list of tools').nullish(),
   tool_choice: toolChoice.nullish(),
-  parallel_tool_calls: flag().nullish(),
+  parallel_tool_calls: known(flag()).nullish(),
 })
 export type ChatBody = z.output<typeof chatBody>
 
@@ -229,7 +232,7 @@ export const completionBody = z.object({
   ...drawing,
   prompt,
   response_format: responseFormat.nullish(),
-  logprobs: whole(0, TOP_LOGPROBS_MAX).nullish(),
+  logprobs: known(whole(0, TOP_LOGPROBS_MAX)).nullish(),
 })
 export type CompletionBody = z.output<typeof completionBody>
 

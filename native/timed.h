@@ -1,9 +1,14 @@
-// Adds the time a scope took to a counter of seconds.
+// What the clock says, and how long a scope took, both in seconds.
 #pragma once
 #include <chrono>
 
 namespace ring {
 
+inline double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Adds the time that a scope took to a counter.
 class Timed {
  public:
   explicit Timed(double* seconds) : seconds_(seconds), begin_(Clock::now()) {}

@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <vector>
 
 #include "../memory/slab.h"
+#include "../timed.h"
 #include "pool.h"
 #include "topology.h"
 
@@ -18,10 +18,6 @@ typedef uint64_t Pair __attribute__((vector_size(16)));
 constexpr uint64_t kSlabBytes = uint64_t{512} << 20;
 constexpr uint64_t kPieceBytes = uint64_t{1} << 20;
 constexpr int kRounds = 3;
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 }  // namespace
 

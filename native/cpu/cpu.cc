@@ -28,14 +28,8 @@ uint8_t* reserve(int64_t bytes) {
 }
 
 Status open_backend(const Model* model, const Limits* limits, void** self) {
-  const char* wanted = getenv("RING_ISA");
-  const Kernels* kernels = choose_kernels(wanted);
-  if (kernels == nullptr) {
-    return failure(Code::bad_argument,
-                   "RING_ISA=%s is not an instruction set of this processor; try auto, portable, "
-                   "avx2, avx512, avx512vbmi or avx512bf16",
-                   wanted);
-  }
+  const Kernels* kernels;
+  RING_TRY(usual_kernels(&kernels));
   if (limits->math == Math::bf16 && kernels->matmul_bf16 == nullptr) {
     return failure(Code::bad_argument,
                    "--math bf16 needs a processor with AVX-512 BF16, and %s is in use here; leave "
@@ -179,6 +173,16 @@ const char* describe(void* self) { return static_cast<Cpu*>(self)->description.c
 void close_backend(void* self) { delete static_cast<Cpu*>(self); }
 
 }  // namespace
+
+Status usual_kernels(const Kernels** kernels) {
+  const char* wanted = getenv("RING_ISA");
+  *kernels = choose_kernels(wanted);
+  if (*kernels != nullptr) return {};
+  return failure(Code::bad_argument,
+                 "RING_ISA=%s is not an instruction set of this processor; try auto, portable, "
+                 "avx2, avx512, avx512vbmi or avx512bf16",
+                 wanted);
+}
 
 Status KvStore::open(const Shape& shape, const Limits& limits) {
   element_bytes = limits.kv_dtype == Dtype::f32 ? 4 : 2;

@@ -13,6 +13,9 @@
 
 namespace ring::cpu {
 
+// The kernels that RING_ISA names, or the best; an error where it names what is not here.
+Status usual_kernels(const Kernels** kernels);
+
 // Floats that begin on a cache line, as the kernels' scratch must.
 class Scratch {
  public:

@@ -2,12 +2,11 @@
 #include "products.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
 #include "../memory/slab.h"
+#include "../timed.h"
 #include "cpu.h"
 #include "topology.h"
 
@@ -23,10 +22,6 @@ constexpr int kGroup = 8, kExperts = 3 * kGroup;
 // More than these are many.
 constexpr int kFewTokens = 16;
 constexpr int kRoundsMost = 15;
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // Codes of either sign from 2^-3 to 2^3: no NaN, and none that some processors multiply slowly.
 void fill(Pool& pool, Slab& slab) {
@@ -134,12 +129,6 @@ class Group {
   const Limits limits_;
   Cpu cpu_;
 };
-
-Status usual_kernels(const Kernels** kernels) {
-  *kernels = choose_kernels(getenv("RING_ISA"));
-  if (*kernels != nullptr) return {};
-  return failure(Code::bad_argument, "RING_ISA is not an instruction set of this processor");
-}
 
 int threads_of(int threads) { return threads > 0 ? threads : usable_cores(); }
 

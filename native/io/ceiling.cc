@@ -2,17 +2,13 @@
 #include "ceiling.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 
 #include "../memory/slab.h"
+#include "../timed.h"
 
 namespace ring::io {
 namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // A chunk of each source that holds at least one, weighted by size.
 class Places {

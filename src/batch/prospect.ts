@@ -12,7 +12,7 @@ import { type Geometry, geometryOf } from '../plan/geometry.js'
 import { type PlannedMachine, withNumbers } from '../plan/machine.js'
 import { batchPlan } from '../plan/manytokens.js'
 import type { PlannedRouting } from '../plan/routing.js'
-import type { BatchSize } from './size.js'
+import { type BatchSize, SHARE_HELD } from './size.js'
 
 export interface ProspectWishes extends BudgetWishes {
   readonly kvType: KvType
@@ -27,9 +27,6 @@ interface Prospected {
   readonly tokensPerSecond: number
   readonly bottleneck: Bottleneck
 }
-
-/** Of what a sequence may need in the end, what it has on average over its time. */
-const shareHeld = 0.5
 
 const boundNames: Readonly<Record<Bottleneck, string>> = {
   drive: 'the drive',
@@ -112,7 +109,7 @@ export class Prospect {
     const fit = this.#fitFor(opened)
     if (this.#model === null || fit === null) return null
     const placed = { ...this.#model, machine: this.#machine, fit }
-    const positions = (shareHeld * opened.kvTokens) / opened.sequences
+    const positions = (SHARE_HELD * opened.kvTokens) / opened.sequences
     const { tokensPerSecond, bottleneck } = batchPlan(placed, sequences, positions)
     return { fit, tokensPerSecond: tokensPerSecond.likely, bottleneck }
   }

@@ -18,7 +18,7 @@ export interface BatchSize {
 /** A step of more has no place for prompts, and each answer waits longer. */
 const SEQUENCES_AUTO = 512
 /** Of what a sequence may need in the end, what it has on average over its time. */
-const SHARE_HELD = 0.5
+export const SHARE_HELD = 0.5
 /** Requests that wait behind those in work, at least. */
 const WAITING_LEAST = 8
 /** What more sequences give beyond this is not worth the wait for each answer. */

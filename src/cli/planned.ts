@@ -34,7 +34,10 @@ export function machineHere(
     ...(reads === null ? {} : { drive: reads.bytesPerSecond, ...besideOf(reads) }),
   }
   const machine = withNumbers(withNumbers(assumedMachine(), told, 'told'), measured, 'measured')
-  return { machine, isMeasured: memory !== null && computing !== null && reads !== null }
+  return {
+    machine,
+    isMeasured: memory !== null && computing !== null && (reads?.beside ?? null) !== null,
+  }
 }
 
 function besideOf({ bytesPerSecond, beside }: DriveMeasure) {

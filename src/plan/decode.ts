@@ -1,7 +1,7 @@
 // Decode of one sequence on a planned machine: computing by speeds, waiting for the drive by rehearsal of the
 // engine's own cache and look-ahead on routing of the nearest kind.
 import type { MachineModel } from '../simulate/machine.js'
-import { driveIs, driveRate, mindsOverlap, noOverlap, type Overlap, overlapOf } from './drive.js'
+import { driveRange, driveRate, mindsOverlap, noOverlap, type Overlap, overlapOf } from './drive.js'
 import type { Fit } from './fit.js'
 import { missesOf, ofOracle, type Range } from './fitted.js'
 import type { Geometry } from './geometry.js'
@@ -89,7 +89,7 @@ function stallOf(
   }
   const [off, oracle] = [of('off', overlap), of('oracle', overlap)]
   const likely = usual === 'auto' ? of('auto', overlap).stallSeconds : blended(off, oracle)
-  const drive = driveIs(machine)
+  const drive = driveRange(machine)
   const misses = missesOf[routing.kind]
   const scaled = (seconds: number, which: Case) => (seconds * misses[which]) / drive[which]
   return {

@@ -4,8 +4,8 @@ import { ofDrive, type Range } from './fitted.js'
 import type { PlannedMachine } from './machine.js'
 import type { Case } from './speeds.js'
 
-/** What is known of one drive may be off by so much. */
-export function driveIs({ drive }: PlannedMachine): Range {
+/** How far what is known of a drive may be off. */
+export function driveRange({ drive }: PlannedMachine): Range {
   return ofDrive[drive.source === 'told' ? 'measured' : drive.source]
 }
 
@@ -23,7 +23,7 @@ export function lostSeconds({ drive, lost }: PlannedMachine, bytes: number, shar
 
 /** Bytes a second of all drives together, a share of them beside computing. */
 export function driveRate(machine: PlannedMachine, which: Case, besideComputing: number): number {
-  const alone = machine.drive.value * machine.drives.value * driveIs(machine)[which]
+  const alone = machine.drive.value * machine.drives.value * driveRange(machine)[which]
   return alone / (1 - besideComputing + besideComputing / keptOf(machine))
 }
 

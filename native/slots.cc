@@ -216,10 +216,7 @@ void Slots::land(const io::Arrival& arrival) {
   if (below_ != nullptr && below_->reads(expert)) {
     land_below(arrival);
   } else if (arrival.landing != io::Landing::arrived) {
-    last_failure_ = arrival.why;
-    last_failed_expert_ = expert;
-    const bool has_failed = arrival.landing == io::Landing::failed;
-    drop(slot, has_failed ? EventKind::failed : EventKind::cancelled, arrival.why.code);
+    end(slot, arrival);
   } else if (staging_ != nullptr) {
     staging_->note_read(slot);
     upload(slot, slots_[slot].weights);
@@ -238,10 +235,18 @@ void Slots::land_below(const io::Arrival& arrival) {
     upload(slot, below_->slots_[slots_[slot].source].weights);
     return;
   }
+  end(slot, arrival);
+}
+
+// The slot's expert does not come; why, is told of what has failed only.
+void Slots::end(int32_t slot, const io::Arrival& arrival) {
+  if (arrival.landing != io::Landing::failed) {
+    drop(slot, EventKind::cancelled, Code::ok);
+    return;
+  }
   last_failure_ = arrival.why;
-  last_failed_expert_ = expert;
-  const bool has_failed = arrival.landing == io::Landing::failed;
-  drop(slot, has_failed ? EventKind::failed : EventKind::cancelled, arrival.why.code);
+  last_failed_expert_ = slots_[slot].expert;
+  drop(slot, EventKind::failed, arrival.why.code);
 }
 
 void Slots::arrive(int32_t slot) {

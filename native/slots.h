@@ -140,6 +140,7 @@ class Slots {
   void cancel(int32_t slot);
   void land(const io::Arrival& arrival);
   void land_below(const io::Arrival& arrival);
+  void end(int32_t slot, const io::Arrival& arrival);
   void arrive(int32_t slot);
   void drop(int32_t slot, EventKind kind, Code code);
   void let_go(int32_t slot);

@@ -8,7 +8,8 @@ import { Control } from '../native/index.js'
 import { Durable } from '../src/batch/durable.js'
 import { Journal } from '../src/batch/journal.js'
 import { clearOwnKv, kvPlaceOf } from '../src/batch/kvplace.js'
-import { nextOf } from '../src/batch/order.js'
+import { Company, sketchOf } from '../src/batch/likeness.js'
+import { type Choosing, nextOf, waitingMost } from '../src/batch/order.js'
 import { Results } from '../src/batch/results.js'
 import { Total } from '../src/engine/activity.js'
 import { kvBlockTokens } from '../src/engine/kv.js'
@@ -17,7 +18,7 @@ import type { OpenWishes } from '../src/engine/open.js'
 import type { Request } from '../src/engine/sequence.js'
 import { FillFigure, KvFigure, WidthFigure } from '../src/engine/stats.js'
 import { Width } from '../src/engine/width.js'
-import { prepared, textLine } from './batching.js'
+import { linesOnFourMatters, prepared, textLine } from './batching.js'
 import { command, lastObject, withFolder } from './command.js'
 import { Dice } from './dice.js'
 import { withModel } from './drive.js'
@@ -97,19 +98,66 @@ describe('what answers had that gave way', () => {
 })
 
 describe('the order of lines', () => {
-  const waiting = [30, 80, 10, 80].map((mayDraw, at) => ({ number: 5 + at, mayDraw }))
+  const prose = sketchOf([3, 4, 5, 6, 7, 8])
+  const sums = sketchOf([900, 901, 902, 903])
+  const lineOf = (number: number, mayDraw: number, sketch = prose) => {
+    return { number, mayDraw, sketch, hasTokens: false, begunBefore: 0 }
+  }
+  const company = new Company()
+  company.join(sums)
+  const choosing: Choosing = {
+    ...{ company, begun: 0, window: 8, places: 2, areLast: false },
+    ...{ oldest: 5, areTooMany: false },
+  }
+  const mixed = [lineOf(5, 30), lineOf(6, 80), lineOf(7, 10, sums), lineOf(8, 80, sums)]
 
-  it('is the longest first, and of equal ones that of the input', () => {
+  it('is that of the input, but for lines like those in work, and those that an earlier run began', () => {
+    expect(nextOf(mixed, choosing)).toBe(2)
+    expect(nextOf(mixed.slice(0, 2), choosing)).toBe(0)
+    const begun = mixed.map((line, at) => ({ ...line, hasTokens: at === 1 }))
+    expect(nextOf(begun, choosing)).toBe(1)
+  })
+
+  it('is chosen from a window, and nobody is passed over for more than two', () => {
+    expect(nextOf(mixed, { ...choosing, window: 2 })).toBe(0)
+    expect(nextOf(mixed, { ...choosing, window: 1 })).toBe(0)
+    expect(nextOf(mixed, { ...choosing, begun: 15 })).toBe(2)
+    expect(nextOf(mixed, { ...choosing, begun: 16 })).toBe(0)
+    expect(waitingMost(8, 2)).toBe(8)
+    expect(waitingMost(1, 2)).toBe(8)
+  })
+
+  it('is the longest of the last ones first, of equal ones the likest, then that of the input', () => {
     const begun: number[] = []
-    const left = [...waiting]
-    while (left.length > 0)
-      begun.push(...left.splice(nextOf(left, 5, false) ?? -1, 1).map(({ number }) => number))
-    expect(begun).toEqual([6, 8, 5, 7])
+    const left = [...mixed]
+    while (left.length > 0) {
+      const at = nextOf(left, { ...choosing, begun: 99, areLast: true }) ?? -1
+      begun.push(...left.splice(at, 1).map(({ number }) => number))
+    }
+    expect(begun).toEqual([8, 6, 5, 7])
   })
 
   it('lets only the oldest begin while too many results wait for it', () => {
-    expect(nextOf(waiting, 5, true)).toBe(0)
-    expect(nextOf(waiting, 4, true)).toBeNull()
+    expect(nextOf(mixed, { ...choosing, areTooMany: true })).toBe(0)
+    expect(nextOf(mixed, { ...choosing, areTooMany: true, oldest: 4 })).toBeNull()
+  })
+
+  it('makes steps want fewer different experts, and no other answers', async () => {
+    await withFolder(async (folder) => {
+      const lines = linesOnFourMatters(96, 24, 3)
+      const ran = async (name: string, window: number) => {
+        const { words, output } = prepared(folder, lines, name)
+        const flags = ['--max-batch', '6', '--window', `${window}`, '--json', '-q']
+        const end = await command([...words, ...flags])
+        expect(end.status, end.stderr).toBe(0)
+        const { experts } = lastObject(end) as { experts: { requests: number } }
+        return { wanted: experts.requests, output: readFileSync(output) }
+      }
+      const asTheyCome = await ran('first', 1)
+      const likest = await ran('second', 1024)
+      expect(likest.output.equals(asTheyCome.output)).toBe(true)
+      expect(likest.wanted).toBeLessThan(0.9 * asTheyCome.wanted)
+    })
   })
 
   it('knows how much waits for the oldest', async () => {

@@ -73,6 +73,33 @@ export function mixedLines(count: number, tokensMax: number, seed: number): stri
   })
 }
 
+const nouns = ['score', 'key', 'level', 'word', 'node', 'cell', 'price', 'name']
+const people = ['BAPTISTA', 'ROMEO', 'GREMIO', 'FIRST LORD', 'KATHARINA', 'DUKE']
+
+/** What ring-tiny has seen of: sums, C, Python, plays. */
+const matters: readonly ((dice: Dice) => string)[] = [
+  (dice) => `What is ${dice.below(900)} + ${dice.below(900)}? First add the hundreds, then the`,
+  (dice) => {
+    const noun = dice.pick(nouns)
+    return `static int ${noun}s[MAX_${noun.toUpperCase()}];\n\nvoid mark_${noun}s(int width) {\n    for (int i = ${dice.below(9)}; i <`
+  },
+  (dice) => {
+    const [noun, other] = [dice.pick(nouns), dice.pick(nouns)]
+    return `    return ${noun} * ${dice.below(9)}\n\ndef move_${other}(${other}, start):\n    """Return the product of`
+  },
+  (dice) =>
+    `${dice.pick(people)}:\nI know the ${dice.pick(nouns)} well: you are most welcome, sir,\nAnd`,
+]
+
+/** Requests on four matters, by chance one after the other, all of so many tokens. */
+export function linesOnFourMatters(count: number, tokens: number, seed: number): string[] {
+  const dice = new Dice(seed)
+  return Array.from({ length: count }, (_, number) => {
+    const prompt = dice.pick(matters)(dice)
+    return textLine(`${number}`, { prompt, max_tokens: tokens, ignore_eos: true })
+  })
+}
+
 /** Puts the lines into a folder; returns the words of the command, and where its output will be. */
 export function prepared(folder: string, lines: readonly string[], name = 'out') {
   const input = join(folder, 'in.jsonl')

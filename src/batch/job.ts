@@ -13,12 +13,14 @@ import { barred, Refusal } from '../serve/refusal.js'
 import type { Grade, Verdict } from './grade.js'
 import type { Graders } from './graders.js'
 import { answerKey, type Journal } from './journal.js'
+import { blankSketch, Company } from './likeness.js'
 import { type BadLine, type BatchLine, isBad, parseLine } from './line.js'
-import { lastLinesEach, nextOf, type WaitingLine } from './order.js'
+import { nextOf, type WaitingLine, waitingMost } from './order.js'
 import type { Question, Questions } from './question.js'
 import { tokensOf } from './records.js'
 import { answeredResult, badResult, type Result, refusedResult } from './result.js'
 import type { Results } from './results.js'
+import type { Outlook } from './survey.js'
 
 /** What was drawn may be lost for so long, or for so many tokens of one answer. */
 export interface Interval {
@@ -41,11 +43,11 @@ export interface JobParts {
   readonly drawn: ReadonlyMap<string, readonly Emission[]>
   /** What programs have said of answers. */
   readonly verdicts: ReadonlyMap<string, Verdict>
-  /** Lines, and answers, that are not in the output. */
-  readonly lines: number
+  /** Answers that are not in the output. */
   readonly answers: number
-  /** Most tokens that an answer to a line may have. */
-  readonly mayDraw: (line: number) => number
+  readonly outlooks: ReadonlyMap<number, Outlook>
+  /** Lines that wait at most, for those like what is in work to begin first. */
+  readonly window: number
   /** Answers that share a step, at most. */
   readonly places: number
   /** Answers asked of the engine at once: those that share a step, and those that wait for a place. */
@@ -72,6 +74,9 @@ interface Asked {
   readonly question: Question
 }
 
+/** Of a line that cannot be answered. */
+const noOutlook: Outlook = { mayDraw: 0, sketch: blankSketch }
+
 /** An answer in work. */
 interface Drawing {
   readonly line: number
@@ -91,6 +96,8 @@ export class Job {
   readonly #drawings = new Set<Drawing>()
   readonly #tasks = new Set<Promise<void>>()
   #inWork = 0
+  readonly #company = new Company()
+  #begun = 0
   readonly #parking = new AbortController()
   #toCome: number
   #fault: unknown = null
@@ -146,36 +153,52 @@ export class Job {
 
   /** Every line that is to begin, when it is to. */
   async *#lines(): AsyncGenerator<BatchLine | BadLine> {
-    const { input, isDone, results, lines, mayDraw, places } = this.parts
+    const { input, isDone, results, window, places } = this.parts
     const seen = new Set<string>()
     const waiting: Waiting[] = []
-    let left = lines
     for await (const { number, text } of input.lines()) {
       const line = parseLine(number, text, seen)
       if (isDone(number)) continue
       results.expect(number)
-      waiting.push({ number, line, mayDraw: mayDraw(number) })
-      left -= 1
-      if (left < lastLinesEach * places) continue
-      const next = await this.#next(waiting)
+      waiting.push(this.#waiting(line))
+      if (waiting.length <= waitingMost(window, places)) continue
+      const next = await this.#next(waiting, false)
       if (next === null) return
       yield next
     }
     while (waiting.length > 0) {
-      const next = await this.#next(waiting)
+      const next = await this.#next(waiting, true)
       if (next === null) return
       yield next
     }
   }
 
+  #waiting(line: BatchLine | BadLine): Waiting {
+    const { number } = line
+    const hasTokens = this.parts.drawn.has(answerKey(number, 0))
+    return { ...this.#outlookOf(number), number, line, hasTokens, begunBefore: this.#begun }
+  }
+
+  #outlookOf(line: number): Outlook {
+    return this.parts.outlooks.get(line) ?? noOutlook
+  }
+
   /** The line that begins next, once there is room; null: the job is parked. */
-  async #next(waiting: Waiting[]): Promise<BatchLine | BadLine | null> {
-    const { results, inWork } = this.parts
+  async #next(waiting: Waiting[], areLast: boolean): Promise<BatchLine | BadLine | null> {
+    const { results, inWork, window, places } = this.parts
     while (!this.#isParked) {
-      const hasRoom = this.#inWork < inWork
-      const at = hasRoom ? nextOf(waiting, results.oldest, results.areTooMany) : null
-      const [next] = at === null ? [] : waiting.splice(at, 1)
-      if (next !== undefined) return next.line
+      if (this.#inWork < inWork) {
+        const { oldest, areTooMany } = results
+        const company = this.#company
+        const choosing = { company, begun: this.#begun, window, places, areLast }
+        const at = nextOf(waiting, { ...choosing, oldest, areTooMany })
+        const [next] = at === null ? [] : waiting.splice(at, 1)
+        if (next !== undefined) {
+          this.#begun += 1
+          company.join(next.sketch)
+          return next.line
+        }
+      }
       await this.#room()
     }
     return null
@@ -228,6 +251,7 @@ export class Job {
       if (!(error instanceof Refusal)) throw error
       this.#add(refusedResult(this.#idOf(line.number), line, error))
     } finally {
+      this.#company.leave(this.#outlookOf(line.number).sketch)
       this.#inWork -= choices.length
       this.#onRoom()
     }

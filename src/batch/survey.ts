@@ -1,17 +1,26 @@
 // A look at the whole input before the first token: every line that cannot be answered, by number and
-// with its reason, and how many tokens the others may need, which is what memory is divided by.
+// with its reason, and what the others may need, which is what memory is divided by, and what they are about.
 import type { LineFile } from '../cli/jsonl.js'
 import { Refusal } from '../serve/refusal.js'
+import { type Sketch, sketchOf } from './likeness.js'
 import { type BadLine, type BatchLine, isBad, parseLine } from './line.js'
 import type { Questions } from './question.js'
+
+/** What is known of a line that can be answered before it begins. */
+export interface Outlook {
+  /** Most tokens that an answer to it may have. */
+  readonly mayDraw: number
+  /** Of its prompt. */
+  readonly sketch: Sketch
+}
 
 export interface Survey {
   readonly lines: number
   readonly bad: number
   /** Tokens that each answer may have with its prompt, the most first. */
   readonly needs: readonly number[]
-  /** Most tokens that an answer to a line may have, by its number; lines that cannot be answered have none. */
-  readonly mayDraw: ReadonlyMap<number, number>
+  /** By the line's number; lines that cannot be answered have none. */
+  readonly outlooks: ReadonlyMap<number, Outlook>
   /** Programs that lines name as graders, each with the number of its first line. */
   readonly programs: ReadonlyMap<string, number>
 }
@@ -20,10 +29,9 @@ export interface Survey {
 const ASKED_MAX = 16
 
 /** What a line that can be answered may need. */
-interface Needed {
+interface Needed extends Outlook {
   /** Tokens of every answer with its prompt. */
   readonly positions: readonly number[]
-  readonly mayDraw: number
 }
 
 /** `onBad` is told of every bad line; `isWanted` ends the look early. */
@@ -35,7 +43,7 @@ export async function survey(
 ): Promise<Survey> {
   const seen = new Set<string>()
   const needs: number[] = []
-  const mayDraw = new Map<number, number>()
+  const outlooks = new Map<number, Outlook>()
   const programs = new Map<string, number>()
   let [lines, bad] = [0, 0]
   const asked: { readonly number: number; readonly found: Promise<Needed | string> }[] = []
@@ -48,8 +56,9 @@ export async function survey(
       bad += 1
       onBad(first.number, found)
     } else {
-      needs.push(...found.positions)
-      mayDraw.set(first.number, found.mayDraw)
+      const { positions, mayDraw, sketch } = found
+      needs.push(...positions)
+      outlooks.set(first.number, { mayDraw, sketch })
     }
   }
   for await (const { number, text } of input.lines()) {
@@ -61,7 +70,7 @@ export async function survey(
     if (asked.length >= ASKED_MAX) await takeFirst()
   }
   while (asked.length > 0) await takeFirst()
-  return { lines, bad, needs: needs.sort((one, other) => other - one), mayDraw, programs }
+  return { lines, bad, needs: needs.sort((one, other) => other - one), outlooks, programs }
 }
 
 function programOf(line: BatchLine | BadLine): string | null {
@@ -77,6 +86,7 @@ async function needsOf(line: BatchLine | BadLine, questions: Questions): Promise
     return {
       positions: choices.map(({ request }) => request.prompt.length + request.maxTokens),
       mayDraw: Math.max(...choices.map(({ request }) => request.maxTokens)),
+      sketch: sketchOf(choices[0]?.request.prompt ?? []),
     }
   } catch (error) {
     if (error instanceof Refusal) return error.message

@@ -12,6 +12,8 @@ export interface BatchFlags extends SharedFlags, ScreenFlags {
   readonly order: Order
   readonly strict?: boolean
   readonly maxBatch?: number | 'auto'
+  /** Lines of which the next to begin is chosen. */
+  readonly window: number
   readonly predict?: number
   readonly journalEvery: Interval
   /** Minutes after midnight. */
@@ -39,6 +41,11 @@ export function addBatchFlags(command: Command): Command {
       .default('input'),
     option('--strict', 'begin nothing while a line cannot be answered'),
     option('--max-batch <n>', 'answers in work at once, or auto', batchSize),
+    option(
+      '--window <n>',
+      'lines of which those like what is in work begin first, as they share experts; 1: as they come',
+      whole(1, 2 ** 20),
+    ).default(1024),
     option(
       '-n, --predict <n>',
       'most tokens of chats that do not say (default: all the context leaves)',

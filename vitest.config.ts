@@ -30,6 +30,7 @@ const pure = [
   'cache',
   'checkpoint',
   'config',
+  'energy',
   'forecast-learning',
   'forecast-margins',
   'forecast-simulate',

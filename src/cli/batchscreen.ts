@@ -4,6 +4,7 @@ import type { Tally } from '../batch/tally.js'
 import type { EngineFacts } from '../engine/protocol.js'
 import { FillFigure, KvFigure, readUsage, usageBetween, WidthFigure } from '../engine/stats.js'
 import type { JobFigures } from '../engine/telemetry.js'
+import { EnergyMeter } from './energy.js'
 import type { SharedFlags } from './flags.js'
 import type { ProgressStream } from './progress.js'
 import { sizeText, timeText } from './progress.js'
@@ -25,6 +26,8 @@ export class BatchScreen {
     private readonly flags: SharedFlags,
     isShown: boolean,
     private readonly stream: ProgressStream = process.stderr,
+    /** Null: the machine tells no energy. */
+    private readonly energy: EnergyMeter | null = EnergyMeter.open(),
   ) {
     this.#before = readUsage(facts.counters)
     this.#linesBefore = tally.lines
@@ -34,6 +37,7 @@ export class BatchScreen {
 
   /** Whatever comes next has the line for itself. */
   end(): void {
+    this.energy?.close()
     if (this.#timer === null) return
     clearInterval(this.#timer)
     if (this.stream.isTTY) this.stream.write(ERASE_LINE)
@@ -68,6 +72,11 @@ export class BatchScreen {
       )
       if (requests > 0)
         texts.push(`experts: ${misses} of ${requests} requests missed, ${sizeText(bytesRead)} read`)
+      const joules = this.energy?.joules() ?? 0
+      if (joules > 0)
+        texts.push(
+          `the processor took ${(joules / 3600).toPrecision(3)} Wh, ${(joules / tally.drawn).toPrecision(3)} J a token`,
+        )
     }
     const { lines, shares } = tally.passes()
     const passes = shares.map(([k, share]) => `pass@${k} ${share.toFixed(4)}`)
@@ -138,6 +147,7 @@ export class BatchScreen {
       known_tokens: kv[KvFigure.hitTokens] ?? 0,
       seconds: this.#seconds(),
       tokens_s: tally.drawn / this.#seconds(),
+      energy_j: this.energy?.joules() ?? null,
       experts: { requests, misses, bytes_read: bytesRead },
       steps: {
         count: of(FillFigure.steps),

@@ -4,17 +4,16 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import { join } from 'node:path'
-import { setImmediate } from 'node:timers/promises'
 import { afterAll, beforeAll, it } from 'vitest'
-import { Learner } from '../dist/src/engine/learner.js'
+import { Loop } from '../dist/src/engine/loop.js'
+import { type OpenModel, type OpenWishes, openModel } from '../dist/src/engine/open.js'
+import { readUsage, type Usage, usageBetween } from '../dist/src/engine/stats.js'
 import { benchPrompts } from '../src/cli/benchprompts.js'
 import { openText, rawPrompt } from '../src/cli/conversation.js'
-import { Loop } from '../src/engine/loop.js'
-import { type OpenModel, type OpenWishes, openModel } from '../src/engine/open.js'
-import { readUsage, type Usage, usageBetween } from '../src/engine/stats.js'
 import { command } from './command.js'
 import { Dice } from './dice.js'
 import { note, remark, spread } from './figure.js'
+import { Learning } from './learning.js'
 import { requestOf } from './models.js'
 import { ringTiny } from './paths.js'
 import { type Widened, widened } from './widened.js'
@@ -36,6 +35,10 @@ interface Pass {
   readonly tokensPerSecond: number
   readonly usage: Usage
   readonly steps: number
+  readonly seconds: number
+  /** Of them, between turns; and pages that the process touched for the first time. */
+  readonly betweenSeconds: number
+  readonly faults: number
 }
 
 type PromptOf = (sequence: number) => readonly number[]
@@ -47,9 +50,6 @@ const paced: OpenWishes = {
   },
 }
 const resident: OpenWishes = { expertRam: { share: 1 } }
-
-/** Steps after which the forecast learns anew, in a thread of its own, as the engine has it. */
-const stepsPerLesson = 32
 
 /** All sizes on a model that is opened once, from the largest, whose first steps fill the slots. */
 async function passes(
@@ -66,14 +66,14 @@ async function passes(
       prefetch: 'auto',
     },
   })
-  const learner = opened.forecast === null ? null : new Learner(opened.forecast)
+  const learning = new Learning(opened.forecast)
   try {
     const measured = new Map<number, Pass>()
     for (const size of sizes.toReversed())
-      measured.set(size.batch, await passOf(opened, learner, size, promptOf))
+      measured.set(size.batch, await passOf(opened, learning, size, promptOf))
     return measured
   } finally {
-    await learner?.close()
+    await learning.close()
     opened.close()
   }
 }
@@ -81,7 +81,7 @@ async function passes(
 /** Steps in which all of a batch draw, after some more. */
 async function passOf(
   opened: OpenModel,
-  learner: Learner | null,
+  learning: Learning,
   size: (typeof sizes)[number],
   promptOf: PromptOf,
 ): Promise<Pass> {
@@ -101,26 +101,52 @@ async function passOf(
   for (let slot = 0; slot < batch; slot += 1) {
     loop.add(slot, requestOf(promptOf(slot), { maxTokens: before + steps + 2 }))
   }
-  let turns = 0
+  let betweenSeconds = 0
   const turn = async () => {
     drawing = 0
     loop.turn()
-    turns += 1
-    if (turns % stepsPerLesson === 0) learner?.learn()
-    await setImmediate()
+    const end = performance.now()
+    await learning.stepped()
+    betweenSeconds += (performance.now() - end) / 1000
     return drawing === batch
   }
   while (!(await turn()));
   for (let step = 0; step < before; step += 1) await turn()
   const usage = readUsage(opened.counters)
+  const faultsBefore = process.resourceUsage().minorPageFault
+  betweenSeconds = 0
   const begin = performance.now()
   for (let step = 0; step < steps; step += 1) {
     if (!(await turn())) throw new Error('not all of the batch drew')
   }
   const seconds = (performance.now() - begin) / 1000
+  const faults = process.resourceUsage().minorPageFault - faultsBefore
   const used = usageBetween(usage, readUsage(opened.counters))
   loop.endAll('cancelled', '')
-  return { tokensPerSecond: (batch * steps) / seconds, usage: used, steps }
+  const tokensPerSecond = (batch * steps) / seconds
+  return { tokensPerSecond, usage: used, steps, seconds, betweenSeconds, faults }
+}
+
+/** Where a step's time goes, in ms. */
+function split(passes: readonly Pass[]): string {
+  const ms = (of: (pass: Pass) => number) =>
+    spread(passes.map((pass) => (1000 * of(pass)) / pass.steps)).median.toFixed(2)
+  const others = ({ usage, seconds, betweenSeconds }: Pass) =>
+    seconds - usage.stallSeconds - usage.computeSeconds - usage.policySeconds - betweenSeconds
+  const parts = [
+    `whole ${ms(({ seconds }) => seconds)}`,
+    `waiting ${ms(({ usage }) => usage.stallSeconds)}`,
+    `computing ${ms(({ usage }) => usage.computeSeconds)}`,
+    `deciding ${ms(({ usage }) => usage.policySeconds)}`,
+    `between steps ${ms(({ betweenSeconds }) => betweenSeconds)}`,
+    `all else ${ms(others)}`,
+    `with the drive busy ${ms(({ usage }) => usage.driveBusySeconds)}`,
+  ]
+  const faults = spread(
+    passes.map((pass) => pass.faults / pass.steps),
+    1,
+  )
+  return `${parts.join(', ')}; pages touched first ${faults.text}`
 }
 
 interface Shape {
@@ -171,6 +197,10 @@ async function table(shape: Shape, promptOf: PromptOf): Promise<void> {
       `${ofBound.text}; ${rate.text} tokens/s, in memory ${fullRate.text}; experts a layer ${union.median.toFixed(1)} (uniform ${uniform.toFixed(1)}), not in slots ${missed.median.toFixed(1)} (three quarters: ${(0.75 * union.median).toFixed(1)})`,
       '0.85',
       ofBound.median >= 0.85,
+    )
+    remark(
+      `${name}, slots for 25 %, paced 2 GB/s, batch ${batch}: where a step's time goes, ms`,
+      split(pairs.map(({ streamed }) => streamed)),
     )
   }
   const useful = sizes.map(({ batch }) => {

@@ -1,18 +1,16 @@
 // The forecaster as whoever reads ahead calls it: what it makes of early scores, of what layers used, and of
 // weights learned elsewhere; and the stand-ins that know, or are always wrong.
-import { join } from 'node:path'
-import { Piscina } from 'piscina'
 import { describe, expect, it } from 'vitest'
+import { Learner } from '../dist/src/engine/learner.js'
 import { fitWeights } from '../src/prefetch/fit.js'
-import learn from '../src/prefetch/fitworker.js'
 import { Forecast, type ForecastShape, type Foresight } from '../src/prefetch/forecast.js'
+import { learn } from '../src/prefetch/learn.js'
 import { Lessons } from '../src/prefetch/lessons.js'
 import { Reliability } from '../src/prefetch/reliability.js'
 import { Published } from '../src/prefetch/weights.js'
 import { Guesses } from '../src/simulate/foresightguesses.js'
 import { AlwaysWrong, Oracle } from '../src/simulate/foretold.js'
 import { foreseeAll, largeLayers, type MadeLayer, madeTokens, recordsOf } from './earlyscores.js'
-import { root } from './paths.js'
 import { randomFrom } from './random.js'
 
 const small: ForecastShape = {
@@ -289,14 +287,14 @@ describe('a learning thread', () => {
     const before = new Float32Array(length)
     new Published(length, weights).take(before)
     const expected = fitWeights(new Lessons(lessons).latest(), before, kinds)
-    const pool = new Piscina({
-      filename: join(root, 'dist/src/prefetch/fitworker.js'),
-      maxThreads: 1,
-    })
+    const published = new Published(length, weights)
+    const { version } = published
+    const learner = new Learner(forecast.memory)
     try {
-      await pool.run(forecast.memory)
+      learner.learn()
+      await expect.poll(() => published.version, { timeout: 20_000 }).toBe(version + 1)
     } finally {
-      await pool.destroy()
+      await learner.close()
     }
     const after = new Float32Array(length)
     new Published(length, weights).take(after)

@@ -10,9 +10,10 @@ import { openModel } from '../src/engine/open.js'
 import type { Usage } from '../src/engine/stats.js'
 import type { Foresight } from '../src/prefetch/forecast.js'
 import { AlwaysWrong, Oracle, type Truth } from '../src/simulate/foretold.js'
-import { drive } from './drive.js'
+import { type Driven, drive } from './drive.js'
 import { note, remark, spread } from './figure.js'
 import { listen } from './foretold.js'
+import { Learning } from './learning.js'
 import { requestOf } from './models.js'
 import { root } from './paths.js'
 import { type BenchResult, benchOf, type Widened, widened } from './widened.js'
@@ -46,7 +47,11 @@ interface Run {
 }
 
 /** Decode of all prompts after a first round over them, which fills the slots and teaches. */
-function run(kind: Kind, { bytesPerSecond, threads }: Machine, truth: Truth | null): Run {
+async function run(
+  kind: Kind,
+  { bytesPerSecond, threads }: Machine,
+  truth: Truth | null,
+): Promise<Run> {
   const foresight = foresightOf(kind, truth)
   const prefetch = kind === 'off' || kind === 'auto' ? kind : 'on'
   const opened = openModel(
@@ -57,17 +62,23 @@ function run(kind: Kind, { bytesPerSecond, threads }: Machine, truth: Truth | nu
       contextTokens: 512,
       threads,
       prefetch,
-      forecastEvery: 32,
       reads: { pace: { bytesPerSecond, latencySeconds: 2e-4, depth: 32, jitter: 0, seed: 1 } },
     },
     foresight,
   )
+  const learning = new Learning(opened.forecast)
   try {
     const told = listen(opened)
-    const all = (count: number) =>
-      prompts.flatMap((prompt) => drive(opened, [requestOf(prompt, { maxTokens: count })]))
-    all(tokensEach)
-    const driven = all(tokensEach)
+    const all = async () => {
+      const driven: Driven[] = []
+      for (const prompt of prompts) {
+        driven.push(...drive(opened, [requestOf(prompt, { maxTokens: tokensEach })]))
+        await learning.stepped(tokensEach)
+      }
+      return driven
+    }
+    await all()
+    const driven = await all()
     const usage = driven.map(({ ending }) => decodeOf(ending)).reduce(added)
     const seconds = driven.reduce((sum, { ending }) => sum + ending.stats.decodeSeconds, 0)
     return {
@@ -78,6 +89,7 @@ function run(kind: Kind, { bytesPerSecond, threads }: Machine, truth: Truth | nu
       expertBytes: opened.experts.expertReadBytes,
     }
   } finally {
+    await learning.close()
     opened.close()
   }
 }
@@ -99,11 +111,11 @@ function foresightOf(kind: Kind, truth: Truth | null): Foresight | null {
 }
 
 /** Alternating runs of every kind. */
-function contest(kinds: readonly Kind[], machine: Machine): Map<Kind, Run[]> {
-  const { truth } = run('off', machine, null)
+async function contest(kinds: readonly Kind[], machine: Machine): Promise<Map<Kind, Run[]>> {
+  const { truth } = await run('off', machine, null)
   const runs = new Map<Kind, Run[]>(kinds.map((kind) => [kind, []]))
   for (let round = 0; round < rounds; round += 1) {
-    for (const kind of kinds) runs.get(kind)?.push(run(kind, machine, truth))
+    for (const kind of kinds) runs.get(kind)?.push(await run(kind, machine, truth))
   }
   return runs
 }
@@ -119,20 +131,20 @@ function ratios(runs: Map<Kind, Run[]>, kind: Kind): number[] {
  * The rate at which the drive takes as long as computing does, by a run near it. One thread computes, since
  * the paced drive copies with another.
  */
-function balanced(): Machine {
-  const { usage, expertBytes } = run('off', { bytesPerSecond: 5e9, threads: 1 }, null)
+async function balanced(): Promise<Machine> {
+  const { usage, expertBytes } = await run('off', { bytesPerSecond: 5e9, threads: 1 }, null)
   const rate = (usage.misses * expertBytes) / usage.computeSeconds
   return { bytesPerSecond: Math.round(rate / 1e8) * 1e8, threads: 1 }
 }
 
 for (const [name, rateOf] of [
-  ['2 GB/s', () => ({ bytesPerSecond: 2e9, threads: 2 })],
+  ['2 GB/s', async () => ({ bytesPerSecond: 2e9, threads: 2 })],
   ['the rate where drive and compute balance', balanced],
 ] as const) {
-  it(`prefetch, paced at ${name}`, () => {
-    const machine = rateOf()
+  it(`prefetch, paced at ${name}`, async () => {
+    const machine = await rateOf()
     const label = `4 GB model, slots for 25 %, paced at ${name}`
-    const runs = contest(['off', 'on', 'auto', 'oracle', 'wrong'], machine)
+    const runs = await contest(['off', 'on', 'auto', 'oracle', 'wrong'], machine)
     const [on, auto, oracle, wrong] = (['on', 'auto', 'oracle', 'wrong'] as const).map((kind) =>
       spread(ratios(runs, kind), 3),
     )

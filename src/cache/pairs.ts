@@ -17,10 +17,14 @@ export class Pairs {
   readonly #layers: number
   readonly #experts: number
   readonly #topK: number
-  /** [MoE layer][cue][expert used][expert that may follow], then a row of zeros for nobody */
+  /**
+   * A row of zeros for nobody, then [row][expert that may follow] in the order of first lessons: so rows lie
+   * side by side, and memory is taken, page by page, for what has been taught only.
+   */
   readonly #weights: Float32Array
-  /** [MoE layer][cue][expert used] whether there has been a lesson: before, all of its pairs are 0 */
-  readonly #isTaught: Uint8Array
+  /** [MoE layer][cue][expert used] which row; 0: there has been no lesson, all of its pairs are 0 */
+  readonly #rowOf: Uint32Array
+  #taught = 0
   /** [Cue.count * topK] where the rows begin that a sum is made of; the row of zeros behind them */
   readonly #rows: Int32Array
   /** [MoE layer][topK] indices in the layer, or nobody: of its last token, and of the one before */
@@ -35,7 +39,7 @@ export class Pairs {
     this.#experts = experts
     this.#topK = topK
     this.#weights = new Float32Array((moeLayers * Cue.count * experts + 1) * experts)
-    this.#isTaught = new Uint8Array(moeLayers * Cue.count * experts)
+    this.#rowOf = new Uint32Array(moeLayers * Cue.count * experts)
     this.#rows = new Int32Array(Cue.count * topK)
     this.#latest = new Int32Array(moeLayers * topK).fill(nobody)
     this.#earlier = new Int32Array(moeLayers * topK).fill(nobody)
@@ -82,9 +86,9 @@ export class Pairs {
   learn(moeLayer: number, errors: Float64Array): void {
     const width = Cue.count * this.#topK
     for (let at = 0; at < width; at += 1) {
-      const row = this.#row(moeLayer, at, this.#noted)
-      if (row < 0) continue
-      this.#isTaught[row / this.#experts] = 1
+      const cue = this.#cue(moeLayer, at, this.#noted)
+      if (cue < 0) continue
+      const row = this.#teach(cue) * this.#experts
       for (let index = 0; index < this.#experts; index += 1) {
         const moved = (this.#weights[row + index] ?? 0) + pace * (errors[index] ?? 0)
         this.#weights[row + index] = moved
@@ -92,12 +96,21 @@ export class Pairs {
     }
   }
 
-  /** Where the pairs of a cue begin, or nobody. */
-  #row(moeLayer: number, at: number, cues: Int32Array): number {
+  /** The row of a cue, from its first lesson on. */
+  #teach(cue: number): number {
+    const row = this.#rowOf[cue] ?? 0
+    if (row > 0) return row
+    this.#taught += 1
+    this.#rowOf[cue] = this.#taught
+    return this.#taught
+  }
+
+  /** Index in `rowOf`, or nobody. */
+  #cue(moeLayer: number, at: number, cues: Int32Array): number {
     const used = cues[moeLayer * Cue.count * this.#topK + at] ?? nobody
     if (used < 0) return nobody
     const cue = Math.floor(at / this.#topK)
-    return ((moeLayer * Cue.count + cue) * this.#experts + used) * this.#experts
+    return (moeLayer * Cue.count + cue) * this.#experts + used
   }
 
   /** The rows that a sum is made of, in the order of cues. Most of many experts have had no lesson for long. */
@@ -105,12 +118,13 @@ export class Pairs {
     const width = Cue.count * this.#topK
     let count = 0
     for (let at = 0; at < width; at += 1) {
-      const row = this.#row(moeLayer, at, this.#cues)
-      if (row < 0 || this.#isTaught[row / this.#experts] === 0) continue
-      this.#rows[count] = row
+      const cue = this.#cue(moeLayer, at, this.#cues)
+      const row = cue < 0 ? 0 : (this.#rowOf[cue] ?? 0)
+      if (row === 0) continue
+      this.#rows[count] = row * this.#experts
       count += 1
     }
-    this.#rows.fill(this.#weights.length - this.#experts, count)
+    this.#rows.fill(0, count)
     return count
   }
 

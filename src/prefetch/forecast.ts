@@ -50,7 +50,7 @@ export interface Foresight {
 export interface ForecastWishes {
   /** The router's bias [MoE layer][expert]; left out: it has none. */
   readonly bias?: Float32Array | null
-  /** Learn within `begin` every so many tokens; left out: another thread does (fitworker.ts), or nobody. */
+  /** Learn within `begin` every so many tokens; left out: another thread does (learn.ts), or nobody. */
   readonly tokensPerFit?: number
 }
 

@@ -40,12 +40,13 @@ const chat = idsOf('chat-add')
 const sort = idsOf('chat-sort')
 const total = (values: Float64Array) => values.reduce((sum, value) => sum + value, 0)
 
-const before = { ...process.env }
+const variables = { ...named, RING_DELAY_US: '100', RING_DELAY_SEED: '5' }
 beforeAll(() => {
-  Object.assign(process.env, named, { RING_DELAY_US: '100', RING_DELAY_SEED: '5' })
+  Object.assign(process.env, variables)
 })
 afterAll(() => {
-  process.env = before
+  // One by one: native code would still see them behind another object.
+  for (const name of Object.keys(variables)) delete process.env[name]
 })
 
 const tables = packTensors(checkpoint)

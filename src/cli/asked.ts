@@ -27,7 +27,8 @@ export class Asked implements AskedPrompts {
   /** Lines that are bad were not asked. Throws a Failure for a file that cannot be read. */
   static async open(path: string, folder: string, facts: EngineFacts): Promise<Asked> {
     const tags = thinkingTagsOf(await openText(folder))
-    const [prompts, grammars] = [new Prompts(folder), new GrammarTrials(new GrammarThreads(folder))]
+    const prompts = new Prompts(folder, 1)
+    const grammars = new GrammarTrials(new GrammarThreads(folder))
     const means = { prompts, grammars, thinking: { tags, budget: null } }
     // The least of an answer, since only the prompt is wanted.
     const asked = new Asked(prompts, grammars, new Questions(means, facts, '', 1))

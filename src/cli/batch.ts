@@ -52,6 +52,8 @@ import { withTuned } from './withtuned.js'
 const KV_SHARE = 0.25
 /** Bad lines that are named; a file of another kind would name every line. */
 const COMPLAINTS_MAX = 20
+/** All of it is read by one thread in the time in which a second would begin. */
+const SMALL_INPUT_BYTES = 64 * 1024
 const HOUR_MS = 3_600_000
 
 /** Returns the exit status; throws for everything that a person is to be told. */
@@ -69,8 +71,9 @@ export async function batch(model: string | undefined, flags: BatchFlags): Promi
   const config = readConfig(source.folder, { ropeScaling: flags.ropeScaling })
   const interrupts = new Interrupts()
   const input = await LineFile.open(flags.input)
+  const isSoonRead = (await input.size()) < SMALL_INPUT_BYTES
   const means: QuestionMeans = {
-    prompts: new Prompts(source.folder),
+    prompts: new Prompts(source.folder, isSoonRead ? 1 : 2),
     grammars: new GrammarTrials(new GrammarThreads(source.folder)),
     thinking: { tags: thinkingTagsOf(tokenizer), budget: null },
   }

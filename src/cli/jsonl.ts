@@ -41,6 +41,10 @@ export class LineFile {
     }
   }
 
+  async size(): Promise<number> {
+    return (await this.handle.stat()).size
+  }
+
   /** Every line that is not blank, from the first. Throws a Failure for one that never ends. */
   async *lines(): AsyncGenerator<Line> {
     let number = 0

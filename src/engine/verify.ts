@@ -101,6 +101,8 @@ interface Work {
 
 /** A drive wants several reads under way, also where there are few processors. */
 const THREADS = 8
+/** Beginning a thread takes as long as reading this: a checkpoint of less has one. */
+const THREAD_BYTES = 64 * 2 ** 20
 
 /** Throws ModelError with one sentence for what cannot be read or kept. */
 export async function verify(folder: string, wishes: VerifyWishes): Promise<Verification> {
@@ -164,7 +166,8 @@ class Run {
   /** Every lane takes the next work as it has done one; the first error ends them all. */
   async #read(): Promise<void> {
     const queue = this.#works.values()
-    const length = Math.min(THREADS, this.#works.length)
+    const worthwhile = Math.max(1, Math.ceil((this.#bytes - this.#resumedBytes) / THREAD_BYTES))
+    const length = Math.min(THREADS, this.#works.length, worthwhile)
     const ends = await Promise.allSettled(Array.from({ length }, () => this.#lane(queue)))
     const failed = ends.find((end) => end.status === 'rejected')
     if (failed !== undefined) throw failed.reason

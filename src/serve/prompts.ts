@@ -42,6 +42,7 @@ export function rawPrompt(tokens: Int32Array): Prompt {
   return { tokens, thinking: null, calls: null, callSchema: null }
 }
 
+/** So that a long prompt holds up nobody else. */
 const THREADS = 2
 const QUEUE = 1024
 /** The longest honest prompt takes some seconds. */
@@ -53,12 +54,16 @@ const CHARS_LEAST = 2 ** 16
 export class Prompts {
   readonly #pool: Piscina<PromptTask, PromptResult>
 
-  constructor(private readonly folder: string) {
+  /** `threads`: one is enough where prompts come one by one, or all of them are soon read. */
+  constructor(
+    private readonly folder: string,
+    threads = THREADS,
+  ) {
     this.#pool = new Piscina<PromptTask, PromptResult>({
       filename: new URL('./promptworker.js', import.meta.url).href,
       workerData: { folder },
       minThreads: 1,
-      maxThreads: THREADS,
+      maxThreads: threads,
       maxQueue: QUEUE,
       idleTimeout: Number.POSITIVE_INFINITY,
       execArgv: [],

@@ -1,6 +1,7 @@
-// A hub of two hosts on this machine: one lists models and hands out small files, the other has the
-// large ones, as the real ones do. What goes wrong is each test's own: a fault is asked for before every
-// answer with bytes. It keeps a record of every request.
+// A hub of two hosts on this machine, with the manners of the public one: it lists models, sends whoever wants
+// a small file to another address of its own and whoever wants a large one to a signed address of a storage,
+// which takes nothing but the signature; a model's old name leads to its new one. What goes wrong is each test's
+// own: a fault is asked for before every answer with bytes. It keeps a record of every request.
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { readdirSync, readFileSync, statSync } from 'node:fs'
@@ -10,6 +11,11 @@ import { join, relative } from 'node:path'
 import { ringTiny } from './paths.js'
 
 export const hubModel = 'some-org/ring-tiny'
+/** What it was called before. */
+export const oldModel = 'old-org/ring-tiny'
+const signature = 'X-Signature=0123&X-Expires=3600'
+const fileOnHub =
+  /^\/(?:some-org\/ring-tiny\/resolve|api\/resolve-cache\/models\/some-org\/ring-tiny)\/[0-9a-f]{40}\/(.+)$/
 
 /** What goes wrong with one answer. */
 export type Fault =
@@ -101,14 +107,12 @@ export class HubServer {
 
   #answer(host: Request['host'], message: IncomingMessage, response: ServerResponse): void {
     const url = new URL(message.url ?? '/', this.endpoint)
-    const file = /^\/(?:some-org\/ring-tiny\/resolve\/[0-9a-f]{40}|storage)\/(.+)$/.exec(
-      decodeURIComponent(url.pathname),
-    )
+    const path = decodeURIComponent(url.pathname)
     const request: Request = {
       host,
       method: message.method ?? '',
       path: url.pathname,
-      file: file?.[1] ?? null,
+      file: (host === 'hub' ? fileOnHub : /^\/(.+)$/).exec(path)?.[1] ?? null,
       range: message.headers.range ?? null,
       authorization: message.headers.authorization ?? null,
     }
@@ -118,7 +122,11 @@ export class HubServer {
       response.writeHead(fault.status, fault.headers).end()
       return
     }
-    if (request.file !== null) this.#giveFile(request, fault, response)
+    const isSigned = `?${signature}` === url.search && request.authorization === null
+    if (host === 'storage' && !isSigned) response.writeHead(400).end()
+    else if (path.includes(oldModel)) {
+      response.writeHead(307, { location: url.href.replace(oldModel, hubModel) }).end()
+    } else if (request.file !== null) this.#giveFile(request, fault, response)
     else if (url.pathname.startsWith(`/api/models/${hubModel}/`)) this.#giveFacts(url, response)
     else response.writeHead(404, { 'x-error-code': 'RepoNotFound' }).end()
   }
@@ -143,15 +151,15 @@ export class HubServer {
     giveJson(response, [folder, ...this.files.slice(from, end).map(entryOf)])
   }
 
-  #giveFile({ host, file, range, method }: Request, fault: Fault | null, response: ServerResponse) {
+  #giveFile(request: Request, fault: Fault | null, response: ServerResponse) {
+    const { host, file, range, method, path } = request
     const found = this.files.find(({ path }) => path === file)
     if (found === undefined) {
       response.writeHead(404, { 'x-error-code': 'EntryNotFound' }).end()
       return
     }
-    if (host === 'hub' && found.isLarge) {
-      const location = `${addressOf(this.#storage)}/storage/${encodeURIComponent(found.path)}`
-      response.writeHead(302, { location, 'x-repo-commit': this.commit }).end()
+    if (host === 'hub' && !path.startsWith('/api/')) {
+      response.writeHead(found.isLarge ? 302 : 307, this.#whereTo(found)).end()
       return
     }
     const start =
@@ -159,10 +167,31 @@ export class HubServer {
     const body = Buffer.from(found.bytes.subarray(start))
     const size = found.bytes.length
     const isPart = range !== null && fault?.kind !== 'rangeless'
+    if (isPart && start >= size) {
+      response.writeHead(416, { 'content-range': `bytes */${size}` }).end()
+      return
+    }
     if (isPart) response.setHeader('content-range', `bytes ${start}-${size - 1}/${size}`)
     response.writeHead(isPart ? 206 : 200, { 'content-length': body.length })
     if (method === 'HEAD') response.end()
     else giveBody(response, body, fault).catch(() => response.destroy())
+  }
+
+  /** Where the bytes of a file are, and what the hub says of them on the way. */
+  #whereTo({ path, bytes, isLarge }: HubFile): Record<string, string> {
+    const escaped = path.split('/').map(encodeURIComponent).join('/')
+    const facts = { 'x-repo-commit': this.commit, 'x-linked-size': String(bytes.length) }
+    if (!isLarge) {
+      const location = `/api/resolve-cache/models/${hubModel}/${this.commit}/${escaped}`
+      return { ...facts, location, etag: `"${gitNameOf(bytes)}"` }
+    }
+    return {
+      ...facts,
+      location: `${addressOf(this.#storage)}/${escaped}?${signature}`,
+      'x-linked-etag': `"${sha256Of(bytes)}"`,
+      'x-xet-hash': sha256Of(Buffer.from(path)),
+      link: `<${this.endpoint}/api/models/${hubModel}/xet-read-token/${this.commit}>; rel="xet-auth"`,
+    }
   }
 }
 

@@ -1,10 +1,16 @@
 // `plan` as a person starts it: a table for a machine that is described whole, the same every time; an object; a
 // page of curves; and one line for what cannot be planned.
-import { copyFileSync, readFileSync } from 'node:fs'
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { type DefaultTreeAdapterTypes, parse } from 'parse5'
 import { describe, expect, it } from 'vitest'
+import { probe } from '../native/index.js'
+import { driveOf } from '../src/engine/drives.js'
+import { hostOf } from '../src/engine/host.js'
+import { machineKey, readMachine, withReads, writeMachine } from '../src/engine/machine.js'
 import { command, lastObject, withFolder } from './command.js'
-import { fixtures, ringTiny } from './paths.js'
+import { fastReads } from './fastmachine.js'
+import { fixtures, fromRoot, ringTiny } from './paths.js'
 
 const described = 'ram=128GiB,cores=16,memory=80GB/s,drive=7GB/s'
 
@@ -24,9 +30,48 @@ interface Column {
     hit_rate: Numbers
     bottleneck: string
     misses_per_token: number
+    bytes_per_token: number
+    compute_s: number
+    stall_s: number
   }
   readonly ttft_s: Numbers
   readonly batch: { sequences: number; tokens_s: Numbers | null }[]
+}
+
+type Node = DefaultTreeAdapterTypes.Node
+type Element = DefaultTreeAdapterTypes.Element
+
+/** Of that name, in the order of the page. */
+function elements(within: Node, name: string): Element[] {
+  const children: readonly Node[] = 'childNodes' in within ? within.childNodes : []
+  return children.flatMap((node) => [
+    ...('tagName' in node && node.tagName === name ? [node] : []),
+    ...elements(node, name),
+  ])
+}
+
+function textOf(node: Node): string {
+  if ('childNodes' in node) return node.childNodes.map(textOf).join('')
+  return node.nodeName === '#text' && 'value' in node ? node.value : ''
+}
+
+function classOf({ attrs }: Element): string | undefined {
+  return attrs.find(({ name }) => name === 'class')?.value
+}
+
+/** As a page has it: three digits of each. */
+function spread(range: Numbers | undefined): string {
+  const text = (value = Number.NaN) => (value >= 100 ? value.toFixed(0) : value.toPrecision(3))
+  return `${text(range?.likely)} [${text(range?.low)} to ${text(range?.high)}]`
+}
+
+/** `plan` of a model of 4 GB and a short trace: quickly made. */
+function wide(folder: string): string[] {
+  const model = join(folder, '<wide>.json')
+  const config = JSON.parse(readFileSync(join(ringTiny, 'config.json'), 'utf8'))
+  const sizes = { hidden_size: 4096, moe_intermediate_size: 2048, intermediate_size: 8192 }
+  writeFileSync(model, JSON.stringify({ ...config, ...sizes }))
+  return ['plan', model, '--routing', join(fixtures, 'traces/ring-tiny.trace')]
 }
 
 describe('plan', () => {
@@ -69,6 +114,33 @@ describe('plan', () => {
     })
   })
 
+  it('measures what doctor has not, and keeps it, where that is asked for', async () => {
+    await withFolder(async (folder) => {
+      const environment = { XDG_CACHE_HOME: folder, HF_HUB_CACHE: folder }
+      // The drive is known already.
+      const key = machineKey(hostOf(probe()))
+      const reads = { ...fastReads, drive: driveOf(folder).key }
+      writeMachine(environment, withReads(readMachine(environment, key), reads))
+      const words = [...wide(folder), '--batch', '2', '--json']
+      const asked = await command([...words, '--measure'], { environment })
+      expect(asked.stderr).toBe(
+        'ring-offload: measuring memory\nring-offload: measuring computing\n',
+      )
+      const again = await command(words, { environment })
+      expect(again.stderr).toBe('')
+      const [first, second] = [asked, again].map((end) => {
+        const [column] = (lastObject(end) as unknown as { columns: Column[] }).columns
+        const { ram: _, ...kept } = column?.machine ?? {}
+        return kept
+      })
+      for (const name of ['memory', 'reading', 'products', 'drive', 'beside', 'lost'])
+        expect(first?.[name]?.source, name).toBe('measured')
+      expect(first?.drive?.value).toBe(fastReads.bytesPerSecond)
+      expect(first?.memory?.value).toBeGreaterThan(1e8)
+      expect(second).toEqual(first)
+    })
+  })
+
   it('takes a config.json by itself', async () => {
     await withFolder(async (folder) => {
       const path = join(folder, 'mine.json')
@@ -80,16 +152,55 @@ describe('plan', () => {
     })
   })
 
-  it('writes a page of curves that needs nothing else', async () => {
+  it('writes a page of curves that needs nothing else and says the same as the object', async () => {
     await withFolder(async (folder) => {
       const page = join(folder, 'page.html')
-      const words = ['--machine', 'ram=3GiB,cores=2,memory=40GB/s,drive=2GB/s', '--html', page]
-      const { status } = await command(['plan', ringTiny, ...words])
-      expect(status).toBe(0)
+      const words = ['--machine', 'ram=4GiB,cores=2,memory=40GB/s,drive=2GB/s', '--html', page]
+      const ifs = ['--what-if', 'drives=2', '--batch', '1,4,16,64', '--json']
+      const end = await command([...wide(folder), ...words, ...ifs])
+      expect([end.status, end.stderr]).toEqual([0, ''])
+      const { columns } = lastObject(end) as unknown as { columns: Column[] }
       const html = readFileSync(page, 'utf8')
-      expect(html).not.toMatch(/https?:|<script|<link|<img|@import|url\(/)
-      expect(html.match(/<svg viewBox="0 0 900 /g)).toHaveLength(3)
-      expect(html).toMatch(/<title>the machine, 64: [\d.]+ \[[\d.]+ to [\d.]+\]<\/title>/)
+      expect(html).not.toMatch(/https?:|<script|<link|<img|@import|url\(|<wide>/)
+      const errors: string[] = []
+      const document = parse(html, { onParseError: ({ code }) => errors.push(code) })
+      expect(errors).toEqual([])
+
+      const [memory, drives, sequences] = elements(document, 'figure').map((figure) => ({
+        title: elements(figure, 'figcaption').map(textOf),
+        legend: elements(figure, 'li').map(textOf),
+        bands: elements(figure, 'path').filter((path) => classOf(path) === 'band').length,
+        points: new Map(
+          elements(figure, 'title')
+            .map(textOf)
+            .map((text) => text.split(': ') as [string, string]),
+        ),
+      }))
+      expect(elements(document, 'figure')).toHaveLength(3)
+      const names = ['the machine', 'drives=2']
+      for (const curves of [memory, drives, sequences]) expect(curves?.legend).toEqual(names)
+      expect(memory?.title).toEqual(['Tokens a second, over the memory of a machine'])
+      expect([...(memory?.points.keys() ?? [])]).toEqual(
+        names.flatMap((name) => ['3 GiB', '4 GiB', '6 GiB'].map((size) => `${name}, ${size}`)),
+      )
+      expect([memory?.bands, drives?.bands, sequences?.bands]).toEqual([2, 2, 2])
+
+      const [base, faster] = columns
+      expect(memory?.points.get('the machine, 4 GiB')).toBe(spread(base?.decode.tokens_s))
+      expect(memory?.points.get('drives=2, 4 GiB')).toBe(spread(faster?.decode.tokens_s))
+      expect([...(drives?.points.keys() ?? [])]).toEqual(
+        names.flatMap((name) => [1, 2, 4].map((count) => `${name}, ${count}`)),
+      )
+      expect(drives?.points.get('the machine, 1')).toBe(spread(base?.decode.tokens_s))
+      expect(drives?.points.get('the machine, 2')).toBe(spread(faster?.decode.tokens_s))
+      for (const { name, batch } of columns) {
+        for (const { sequences: at, tokens_s } of batch) {
+          expect(sequences?.points.get(`${name}, ${at}`)).toBe(spread(tokens_s ?? undefined))
+        }
+      }
+      expect(sequences?.points.size).toBe(8)
+      const [plain] = elements(document, 'pre').map(textOf)
+      expect(plain).toMatch(/^tokens\/s +\d/m)
     })
   })
 
@@ -113,3 +224,107 @@ describe('plan', () => {
     expect([status, stdout]).toEqual([expected, ''])
   })
 })
+
+describe('docs/expectations.md', () => {
+  const page = readFileSync(fromRoot('docs/expectations.md'), 'utf8')
+  const [, written = ''] = /```sh\nnpx ring-offload ([^`]*)```/.exec(page) ?? []
+  const words = written.replaceAll('\\\n', ' ').trim().split(/\s+/)
+  const [plain = [], withGpu = []] = tablesOf(page)
+
+  it('has what plan says of four machines, and the README has the same', async () => {
+    const columns = await columnsOf(words)
+    const rows = columns.map((column) => {
+      const { decode, fit, ttft_s, batch } = column
+      const experts = (fit.experts.ram ?? 0) + (fit.experts.gpu ?? 0)
+      const [crowd] = batch
+      const all = crowd?.tokens_s == null ? 'does not fit' : rates(crowd.tokens_s, 1)
+      return {
+        experts: `${count(experts)} (${Math.round((100 * experts) / 19456)} %)`,
+        hits: `${rates(decode.hit_rate, 0, 100, ' %')}`,
+        read: `${(decode.bytes_per_token / 1e9).toFixed(1)} GB`,
+        speed: rates(decode.tokens_s, 2),
+        bound: boundOf(column),
+        first: rates(ttft_s, 0, 1, ' s'),
+        all,
+      }
+    })
+    expect(plain.map((row) => row.slice(1))).toEqual(rows.map((row) => Object.values(row)))
+    const [readme = []] = tablesOf(readFileSync(fromRoot('README.md'), 'utf8'))
+    expect(readme.map((row) => row.slice(1))).toEqual(
+      rows.map(({ speed, first, bound, all }) => [
+        speed,
+        first,
+        bound === 'drive' ? 'the drive' : bound,
+        all,
+      ]),
+    )
+  })
+
+  it('has the other forecast beside it, and all of what they differ by', async () => {
+    const at = words.indexOf('--machine') + 1
+    const columns = await columnsOf(words.with(at, `${words[at]},gpu=32GiB`))
+    // Slots of a layer, hits and bytes a second, as the other forecast has them of the four machines.
+    const theirs = [
+      [12, 0.2, 7e9],
+      [26, 0.45, 12e9],
+      [60, 0.7, 12e9],
+      [60, 0.7, 24e9],
+    ] as const
+    const cycle = 30.6e9
+    const rows = columns.map(({ decode, fit, ttft_s }, machine) => {
+      const [slots, hits, rate] = theirs[machine] ?? [0, 0, 0]
+      const read = cycle * (1 - hits)
+      const experts = (fit.experts.ram ?? 0) + (fit.experts.gpu ?? 0)
+      const readingAlone = rate / decode.bytes_per_token
+      // Fewer bytes, then computing that is not hidden: the two factors are all there is.
+      expect(decode.tokens_s.likely).toBeLessThan(readingAlone)
+      expect(decode.tokens_s.likely).toBeGreaterThan(0.8 * readingAlone)
+      return [
+        `${count(experts)}, ${count(76 * slots)}`,
+        `${Math.round(100 * decode.hit_rate.likely)} %, ${Math.round(100 * hits)} %`,
+        `${(decode.bytes_per_token / 1e9).toFixed(1)}, ${(read / 1e9).toFixed(1)} GB`,
+        (rate / read).toFixed(2),
+        readingAlone.toFixed(2),
+        rates(decode.tokens_s, 2),
+        `${ttft_s.likely.toFixed(0)} s, ${rate === 12e9 ? '75 to 80 s' : '-'}`,
+      ]
+    })
+    expect(withGpu.map((row) => row.slice(1))).toEqual(rows)
+  })
+})
+
+async function columnsOf(words: readonly string[]): Promise<Column[]> {
+  const end = await command([...words, '--json'])
+  expect([end.status, end.stderr]).toEqual([0, ''])
+  return (lastObject(end) as unknown as { columns: Column[] }).columns
+}
+
+/** The cells of each table of a page, without its head. */
+function tablesOf(page: string): string[][][] {
+  return [...page.matchAll(/^\| machine .*\n\|[ |-]+\n((?:\|.*\n)+)/gm)].map(([, rows = '']) =>
+    rows
+      .trim()
+      .split('\n')
+      .map((row) =>
+        row
+          .split('|')
+          .slice(1, -1)
+          .map((cell) => cell.trim()),
+      ),
+  )
+}
+
+function rates({ low, likely, high }: Numbers, digits: number, times = 1, unit = ''): string {
+  const [least, middle, most] = [low, likely, high].map((one) => (times * one).toFixed(digits))
+  return `${middle}${unit} [${least} to ${most}]`
+}
+
+/** Where the one is hardly longer than the other, both. */
+function boundOf({ decode }: Column): string {
+  const share = decode.stall_s / (decode.stall_s + decode.compute_s)
+  return Math.abs(share - 0.5) < 0.05 ? 'memory and drive alike' : decode.bottleneck
+}
+
+function count(value: number): string {
+  return value.toLocaleString('en-US')
+}

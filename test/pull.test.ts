@@ -10,12 +10,13 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
+import { downloadFileToCacheDir, scanCacheDir } from '@huggingface/hub'
 import { beforeEach, describe, expect, it } from 'vitest'
 import type { PullWishes } from '../src/hub/pull.js'
 import { openCheckpoint } from '../src/model/checkpoint.js'
 import { locateModel } from '../src/model/locate.js'
 import { Dice } from './dice.js'
-import { gitNameOf, hubModel, sha256Of, wholeFiles } from './hubserver.js'
+import { gitNameOf, hubModel, oldModel, sha256Of, wholeFiles } from './hubserver.js'
 import {
   aHubForEachTest,
   blobs,
@@ -47,6 +48,29 @@ describe('what a pull leaves', () => {
     expect(readdirSync(join(cache, '.locks'), { recursive: true })).toEqual([
       'models--some-org--ring-tiny',
     ])
+  })
+
+  it('is read by the public library, which finds nothing amiss and fetches nothing', async () => {
+    await pulled()
+    const { repos, warnings } = await scanCacheDir(cache)
+    expect(warnings).toEqual([])
+    expect(repos.map(({ id }) => id)).toEqual([{ name: hubModel, type: 'model' }])
+    const [revision] = repos[0]?.revisions ?? []
+    expect([revision?.commitOid, revision?.refs]).toEqual([hub.commit, ['main']])
+    expect(repos[0]?.filesCount).toBe(blobs().length)
+    hub.requests.length = 0
+    const wishes = { repo: hubModel, path: shard, revision: hub.commit, cacheDir: cache }
+    const found = await downloadFileToCacheDir({ ...wishes, hubUrl: hub.endpoint })
+    expect(found).toBe(join(snapshot(), shard))
+    expect(hub.requests).toEqual([])
+  })
+
+  it('goes by the old name of a model that was renamed, too', async () => {
+    const { plan } = await pulled({ model: oldModel })
+    expect(plan.folder).toContain('models--old-org--ring-tiny')
+    for (const { path, bytes } of hub.files) {
+      expect(readFileSync(join(plan.folder, path)).equals(bytes), path).toBe(true)
+    }
   })
 
   it('opens as a model', async () => {
@@ -221,8 +245,13 @@ describe('what breaks on the way', () => {
     expectWhole()
   })
 
-  it('429 is waited for as long as it says', async () => {
-    const headers = { 'retry-after': '1' }
+  it.each([
+    { 'retry-after': '1' },
+    {
+      ratelimit: '"resolvers";r=0;t=1',
+      'ratelimit-policy': '"fixed window";"resolvers";q=9;w=300',
+    },
+  ])('429 is waited for as long as it says: %j', async (headers) => {
     let asked = 0
     hub.fault = () => {
       asked += 1
@@ -232,6 +261,25 @@ describe('what breaks on the way', () => {
     await pulled()
     expect(performance.now() - before).toBeGreaterThan(990)
     expectWhole()
+  })
+
+  it('a beginning that is whole is not asked for', async () => {
+    const { bytes = Buffer.alloc(0) } = hub.files.find(({ path }) => path === shard) ?? {}
+    mkdirSync(join(modelFolder(), 'blobs'), { recursive: true })
+    writeFileSync(join(modelFolder(), 'blobs', `${sha256Of(bytes)}.incomplete`), bytes)
+    await pulled()
+    expectWhole()
+    expect(hub.asked(shard)).toEqual([])
+  })
+
+  it('a file that is shorter than it was listed: it is said, and what came waits', async () => {
+    hub.files = hub.files.map((file) =>
+      file.path === shard ? { ...file, sizeBytes: file.bytes.length + 9 } : file,
+    )
+    await expect(pulled()).rejects.toThrow(
+      /^model-00001.*: expected bytes 300000 to 300009, found bytes \*\/300000; given up after 7 tries/,
+    )
+    expect(blobs().filter((name) => name.endsWith('.incomplete'))).toHaveLength(1)
   })
 
   it('an address of the storage that has run out is asked for anew', async () => {
@@ -262,8 +310,12 @@ describe('what is refused before the first byte', () => {
   const refuse = (status: number, code: string) => {
     hub.fault = ({ method }) =>
       method === 'HEAD' || code !== 'GatedRepo'
-        ? { kind: 'status', status, headers: code === '' ? {} : { 'x-error-code': code } }
+        ? { kind: 'status', status, headers: headersOf(code) }
         : null
+  }
+  const headersOf = (code: string): Record<string, string> => {
+    if (code === 'disabled') return { 'x-error-message': 'Access to this resource is disabled.' }
+    return code === '' ? {} : { 'x-error-code': code }
   }
 
   it.each<[number, string, RegExp]>([
@@ -273,12 +325,28 @@ describe('what is refused before the first byte', () => {
     [403, 'GatedRepo', /is gated \(403\); accept its terms/],
     [404, 'RepoNotFound', /no such model at http/],
     [404, 'RevisionNotFound', /has no such revision/],
+    [403, 'disabled', /was disabled by the hub \(403\)/],
     [410, '', /refuses with status 410/],
   ])('status %i %s', async (status, code, said) => {
     refuse(status, code)
     await expect(pulled()).rejects.toThrow(said)
     expect(existsSync(cache)).toBe(false)
     expect(hub.requests.filter(({ file, method }) => file !== null && method === 'GET')).toEqual([])
+  })
+
+  it('weights that are gated, though the card is not', async () => {
+    hub.fault = ({ file, method }) =>
+      method === 'HEAD' && shards.includes(file ?? '')
+        ? { kind: 'status', status: 403, headers: headersOf('GatedRepo') }
+        : null
+    await expect(pulled()).rejects.toThrow(/is gated \(403\)/)
+    expect(hub.requests.filter(({ file, method }) => file !== null && method === 'GET')).toEqual([])
+  })
+
+  it('a hub that sends in a circle', async () => {
+    hub.fault = ({ path, method }) =>
+      method === 'HEAD' ? { kind: 'status', status: 307, headers: { location: path } } : null
+    await expect(pulled()).rejects.toThrow(/sends from one address to the next without end/)
   })
 
   it('a model that no drive can hold: how much it needs and how much is free', async () => {
@@ -320,6 +388,13 @@ describe('the token', () => {
     expect(new Set(of('hub').map((one) => one.authorization))).toEqual(new Set(['Bearer secret']))
     expect(of('storage').length).toBeGreaterThan(0)
     expect(new Set(of('storage').map((one) => one.authorization))).toEqual(new Set([null]))
+  })
+
+  it('goes on to what the hub sends to on its own host', async () => {
+    await pulled({ environment: environment({ HF_TOKEN: 'secret' }), model: oldModel })
+    const sentOn = hub.requests.filter(({ path }) => path.startsWith('/api/resolve-cache/'))
+    expect(sentOn.length).toBeGreaterThan(0)
+    expect(new Set(sentOn.map((one) => one.authorization))).toEqual(new Set(['Bearer secret']))
   })
 
   it('is found in its file', async () => {

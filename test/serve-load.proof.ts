@@ -7,7 +7,7 @@ import { load } from './serveload.js'
 it('32 clients', async () => {
   const seconds = Number(process.env.RING_LOAD_SECONDS ?? 600)
   const result = await load(seconds, 1)
-  const { done, faults, healthMs, bareMs, before, after, residentBytes, loopMs } = result
+  const { done, faults, healthMs, bareMs, before, after, residentBytes, heapBytes, loopMs } = result
   const what = `32 clients, ${seconds} s, ring-tiny`
   const counts = Object.entries(done).map(([kind, count]) => `${count} ${kind}`)
   note(
@@ -43,5 +43,11 @@ it('32 clients', async () => {
     `${(last / second).toFixed(3)} (${second.toFixed(0)} MiB, ${last.toFixed(0)} MiB)`,
     '1.05',
     last / second <= 1.05,
+  )
+  // What a collection has left; between two of them there is as much garbage as the heap finds room for.
+  const least = (from: number) => Math.min(...heapBytes.slice(from, from + quarter)) / 2 ** 20
+  remark(
+    `${what}: least heap of the main thread in use, MiB`,
+    `${[0, 1, 2, 3].map((at) => least(at * quarter).toFixed(1)).join(', ')} in the four quarters`,
   )
 })

@@ -51,8 +51,9 @@ export interface Load {
   /** Of the server at rest, before and after. */
   readonly before: Held
   readonly after: Held
-  /** Of the server under load, once a second. */
+  /** Of the server under load, once a second: resident, and of the main thread's heap what is in use. */
   readonly residentBytes: readonly number[]
+  readonly heapBytes: readonly number[]
   /** How late the server's main thread was, of each second. */
   readonly loopMs: readonly LoopDelay[]
 }
@@ -82,7 +83,7 @@ export async function load(seconds: number, seed: number): Promise<Load> {
   try {
     const before = await heldBy(server.url)
     const run = new Run(server.url, expected, seconds)
-    const [{ residentBytes, loopMs }, { healthMs, bareMs }] = await Promise.all([
+    const [{ residentBytes, heapBytes, loopMs }, { healthMs, bareMs }] = await Promise.all([
       run.watch(),
       run.askHealth(bare.url),
       ...Array.from({ length: CLIENTS }, (_, at) => run.client(randomFrom(seed + at))),
@@ -90,7 +91,7 @@ export async function load(seconds: number, seed: number): Promise<Load> {
     run.agent.destroy()
     const after = await heldBy(server.url)
     const { done, faults } = run
-    return { done, faults, healthMs, bareMs, before, after, residentBytes, loopMs }
+    return { done, faults, healthMs, bareMs, before, after, residentBytes, heapBytes, loopMs }
   } finally {
     bare.child.kill()
     server.child.kill('SIGTERM')
@@ -224,17 +225,23 @@ class Run {
     return { healthMs, bareMs }
   }
 
-  async watch(): Promise<{ residentBytes: number[]; loopMs: LoopDelay[] }> {
+  async watch(): Promise<{
+    residentBytes: number[]
+    heapBytes: number[]
+    loopMs: LoopDelay[]
+  }> {
     const residentBytes: number[] = []
+    const heapBytes: number[] = []
     const loopMs: LoopDelay[] = []
     while (!this.#isOver) {
       const figures = await figuresOf(this.url)
       const lag = (name: string) => 1000 * figures(`nodejs_eventloop_lag_${name}_seconds`)
       residentBytes.push(figures('process_resident_memory_bytes'))
+      heapBytes.push(figures('nodejs_heap_size_used_bytes'))
       loopMs.push({ p50: lag('p50'), p99: lag('p99'), max: lag('max') })
       await pause(1000)
     }
-    return { residentBytes, loopMs }
+    return { residentBytes, heapBytes, loopMs }
   }
 
   /** Null: as it should be. */

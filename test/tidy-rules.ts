@@ -71,7 +71,9 @@ function offenceOf(from: House, to: House, target: string): string | null {
   if (fromPrefix === 'tui/') {
     return target === 'src/engine/telemetry.ts' ? null : 'tui knows only src/engine/telemetry.ts'
   }
-  // The command line starts the other faces, so faces may import each other.
+  // The command line starts the other faces, and the library has its flags; the others do not know it.
+  if (toPrefix === 'src/cli/' && fromPrefix !== 'src/library.ts')
+    return 'only the library knows cli'
   if (fromFloor === facesFloor && toFloor === facesFloor) return null
   return toFloor < fromFloor ? null : 'imports point downward only'
 }

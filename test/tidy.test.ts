@@ -37,6 +37,7 @@ const rules: [title: string, rule: Rule, offences: [path: string, text: string][
       ['src/cli/run.ts', "const door = await import('../../native/index.js')"],
       ['src/model/config.ts', "new Worker(new URL('../engine/worker.js', import.meta.url))"],
       ['src/engine/engine.ts', "import type { Flags } from '../cli/flags.js'"],
+      ['src/batch/lock.ts', "import { Failure } from '../cli/failure.js'"],
       ['tui/main.ts', "import { step } from '../src/engine/step.js'"],
       ['src/simulate/judge.ts', "import { step } from '../engine/step.js'"],
       ['src/drawer/thing.ts', ''],

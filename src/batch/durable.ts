@@ -3,7 +3,7 @@
 // within a write dies here.
 import fs from 'node:fs'
 import { dirname } from 'node:path'
-import { Failure, systemReason } from '../cli/failure.js'
+import { ModelError, systemReason } from '../model/error.js'
 
 export class Durable {
   #isSynced = true
@@ -16,7 +16,7 @@ export class Durable {
     private writesLeft: number,
   ) {}
 
-  /** Keeps the first `bytes` of the file, which must be there. Throws a Failure. */
+  /** Keeps the first `bytes` of the file, which must be there. Throws ModelError. */
   static open(path: string, bytes: number, writesUntilDeath = 0): Durable {
     try {
       const isNew = !fs.existsSync(path)
@@ -26,7 +26,7 @@ export class Durable {
       if (isNew) syncFolder(dirname(path))
       return new Durable(path, descriptor, bytes, writesUntilDeath)
     } catch (error) {
-      throw new Failure(`${path}: cannot be written: ${systemReason(error)}`)
+      throw new ModelError(`${path}: cannot be written: ${systemReason(error)}`)
     }
   }
 
@@ -34,7 +34,7 @@ export class Durable {
     return this.bytes
   }
 
-  /** Throws a Failure when not all of it could be written; what was is then of no use. */
+  /** Throws ModelError when not all of it could be written; what was is then of no use. */
   append(data: Buffer): void {
     if (this.writesLeft > 0) {
       this.writesLeft -= 1
@@ -50,7 +50,7 @@ export class Durable {
     this.#isSynced = false
   }
 
-  /** What was written outlives a power cut from here on. Throws a Failure. */
+  /** What was written outlives a power cut from here on. Throws ModelError. */
   sync(): void {
     if (this.#isSynced) return
     this.#attempt(() => fs.fsyncSync(this.descriptor))
@@ -65,7 +65,7 @@ export class Durable {
     try {
       work()
     } catch (error) {
-      throw new Failure(`${this.path}: cannot be written: ${systemReason(error)}`)
+      throw new ModelError(`${this.path}: cannot be written: ${systemReason(error)}`)
     }
   }
 

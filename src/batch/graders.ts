@@ -1,7 +1,7 @@
 // Verdicts on answers: by their text, or by the program that the line names, a few at once beside the engine.
 // That a program may be run at all, and under which limits, is settled when this is opened.
 import os from 'node:os'
-import { Failure } from '../cli/failure.js'
+import { ModelError } from '../model/error.js'
 import { type Limits, runProgram } from './confined.js'
 import { type Grade, isRight, type Verdict } from './grade.js'
 
@@ -17,7 +17,7 @@ export class Graders {
   private constructor(private readonly isConfined: boolean) {}
 
   /**
-   * `programs`: what lines name, each with the number of its first line. Throws a Failure where one is not
+   * `programs`: what lines name, each with the number of its first line. Throws ModelError where one is not
    * there, or where the system does not keep the limits and they are asked for.
    */
   static async open(programs: ReadonlyMap<string, number>, isConfined: boolean): Promise<Graders> {
@@ -28,12 +28,12 @@ export class Graders {
       if (ended === 'status 0') continue
       if (ended === 'refused' && isConfined) {
         const why = said.trim() === '' ? '' : ` (${said.trim()})`
-        throw new Failure(
+        throw new ModelError(
           `this system does not keep graders from network and files${why}; --grade-unconfined does without`,
         )
       }
       const who = isConfined && process.getuid?.() === 0 ? ' by nobody, as whom root runs it' : ''
-      throw new Failure(`line ${line}: grade: ${JSON.stringify(program)} cannot be run${who}`)
+      throw new ModelError(`line ${line}: grade: ${JSON.stringify(program)} cannot be run${who}`)
     }
     return new Graders(isConfined)
   }

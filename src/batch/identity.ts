@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import type { LineFile } from '../cli/jsonl.js'
+import type { Input } from './line.js'
 import type { JobHead } from './records.js'
 
 /** Read whole: small, and each changes what is drawn. */
@@ -34,7 +34,7 @@ export function modelName(folder: string): string {
 }
 
 /** Of all lines of the input. */
-export async function inputName(input: LineFile): Promise<string> {
+export async function inputName(input: Input): Promise<string> {
   const hash = createHash('sha256')
   for await (const { number, text } of input.lines()) hash.update(`${number}:${text}\n`)
   return hash.digest('hex')

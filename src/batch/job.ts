@@ -1,7 +1,6 @@
 // A job at work: lines become questions, questions sequences of the engine, as many at once as it takes,
 // and what is drawn goes into the journal now and then and into the output when a line is whole. It can
 // be parked at any time. A fault of a line is that line's; what the job itself cannot go on with parks it.
-import type { LineFile } from '../cli/jsonl.js'
 import type { Engine, Generation } from '../engine/engine.js'
 import type { Emission, Ending } from '../engine/loop.js'
 import type { Tokenizer } from '../model/tokenizer.js'
@@ -14,7 +13,7 @@ import type { Grade, Verdict } from './grade.js'
 import type { Graders } from './graders.js'
 import { answerKey, type Journal } from './journal.js'
 import { blankSketch, Company } from './likeness.js'
-import { type BadLine, type BatchLine, isBad, parseLine } from './line.js'
+import { type BadLine, type BatchLine, type Input, isBad, parseLine } from './line.js'
 import { nextOf, type WaitingLine, waitingMost } from './order.js'
 import type { Question, Questions } from './question.js'
 import { tokensOf } from './records.js'
@@ -29,7 +28,7 @@ export interface Interval {
 }
 
 export interface JobParts {
-  readonly input: LineFile
+  readonly input: Input
   readonly engine: Engine
   readonly tokenizer: Tokenizer
   readonly questions: Questions

@@ -3,9 +3,9 @@
 // what it lacks is drawn again, with the same tokens. What the output lacks is found by its checksums.
 import fs from 'node:fs'
 import { crc32 } from 'node:zlib'
-import { Failure, systemReason } from '../cli/failure.js'
 import type { Emission } from '../engine/loop.js'
 import { replaceFile } from '../engine/manifest.js'
+import { ModelError, systemReason } from '../model/error.js'
 import { Durable } from './durable.js'
 import type { Verdict } from './grade.js'
 import {
@@ -43,7 +43,7 @@ export function answerKey(line: number, answer: number): string {
   return `${line}:${answer}`
 }
 
-/** Null: nothing was begun. Throws a Failure for what cannot be read. */
+/** Null: nothing was begun. Throws ModelError for what cannot be read. */
 export function readJournal(path: string): Standing | null {
   if (!fs.existsSync(path)) return null
   let head: JobHead | null = null
@@ -75,7 +75,7 @@ export function readJournal(path: string): Standing | null {
       bytes = after
     }
   } catch (error) {
-    throw new Failure(`${path}: cannot be read: ${systemReason(error)}`)
+    throw new ModelError(`${path}: cannot be read: ${systemReason(error)}`)
   }
   return head === null ? null : { head, done, drawn, verdicts, bytes, end }
 }
@@ -159,7 +159,7 @@ export class Journal {
     this.#waiting.push(encodeRecord({ done }))
   }
 
-  /** Everything so far outlives a power cut. Throws a Failure. */
+  /** Everything so far outlives a power cut. Throws ModelError. */
   keep(): void {
     if (this.#waiting.length > 0) this.file.append(Buffer.concat(this.#waiting))
     this.#waiting = []

@@ -7,6 +7,16 @@ import { type Grade, gradeOf } from './grade.js'
 export const batchUrls = ['/v1/chat/completions', '/v1/completions'] as const
 export type BatchUrl = (typeof batchUrls)[number]
 
+/** What is to be answered: its lines that are not blank, from the first, each time that they are asked for. */
+export interface Input {
+  lines(): AsyncIterable<{
+    /** From 1, blank lines counted. */
+    readonly number: number
+    /** Null: the bytes are no UTF-8. */
+    readonly text: string | null
+  }>
+}
+
 export interface BatchLine {
   /** From 1, blank lines counted. */
   readonly number: number

@@ -6,13 +6,13 @@ import { once } from 'node:events'
 import { realpathSync } from 'node:fs'
 import net from 'node:net'
 import { basename, dirname, join } from 'node:path'
-import { Failure, systemReason } from '../cli/failure.js'
+import { ModelError, systemReason } from '../model/error.js'
 
 export interface Lock {
   release(): void
 }
 
-/** Throws a Failure where another job writes to the same place. */
+/** Throws ModelError where another job writes to the same place. */
 export async function lockOutput(path: string): Promise<Lock> {
   const place = placeOf(path)
   const name = createHash('sha256').update(place).digest('hex').slice(0, 32)
@@ -22,8 +22,8 @@ export async function lockOutput(path: string): Promise<Lock> {
     server.listen({ path: `\0ring-offload-batch-${name}` })
     await listening
   } catch (error) {
-    if (isTaken(error)) throw new Failure(`${path}: another job is writing to it`)
-    throw new Failure(`${path}: cannot be locked: ${systemReason(error)}`)
+    if (isTaken(error)) throw new ModelError(`${path}: another job is writing to it`)
+    throw new ModelError(`${path}: cannot be locked: ${systemReason(error)}`)
   }
   server.unref()
   return { release: () => server.close() }
@@ -37,7 +37,7 @@ function placeOf(path: string): string {
     try {
       return join(realpathSync(dirname(path)), basename(path))
     } catch (error) {
-      throw new Failure(`${path}: cannot be written: ${systemReason(error)}`)
+      throw new ModelError(`${path}: cannot be written: ${systemReason(error)}`)
     }
   }
 }

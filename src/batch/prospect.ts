@@ -1,7 +1,6 @@
 // What a job of any size will probably give on this machine with this model, before anything is loaded: the
 // plan's own model, asked with this config, what is free here and what a job needs. The only one here
 // that looks at either; which size follows from it is size.ts.
-import { machineHere, routingFor } from '../cli/planned.js'
 import type { BudgetWishes } from '../engine/budget.js'
 import type { KvType, MathName } from '../engine/layout.js'
 import type { ModelConfig } from '../model/config.js'
@@ -9,6 +8,7 @@ import type { Environment } from '../model/locate.js'
 import type { Bottleneck } from '../plan/decode.js'
 import { type Fit, fitOf } from '../plan/fit.js'
 import { type Geometry, geometryOf } from '../plan/geometry.js'
+import { machineHere, routingFor } from '../plan/here.js'
 import { type PlannedMachine, withNumbers } from '../plan/machine.js'
 import { batchPlan } from '../plan/manytokens.js'
 import type { PlannedRouting } from '../plan/routing.js'

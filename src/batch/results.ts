@@ -65,7 +65,7 @@ export class Results {
     }
   }
 
-  /** Writes what is due, so that it outlives a power cut; returns it. Throws a Failure. */
+  /** Writes what is due, so that it outlives a power cut; returns it. Throws ModelError. */
   keep(): readonly Result[] {
     const due = this.#unkept.splice(0)
     if (due.length === 0) return due

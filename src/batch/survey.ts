@@ -1,9 +1,8 @@
 // A look at the whole input before the first token: every line that cannot be answered, by number and
 // with its reason, and what the others may need, which is what memory is divided by, and what they are about.
-import type { LineFile } from '../cli/jsonl.js'
 import { Refusal } from '../serve/refusal.js'
 import { type Sketch, sketchOf } from './likeness.js'
-import { type BadLine, type BatchLine, isBad, parseLine } from './line.js'
+import { type BadLine, type BatchLine, type Input, isBad, parseLine } from './line.js'
 import type { Questions } from './question.js'
 
 /** What is known of a line that can be answered before it begins. */
@@ -36,7 +35,7 @@ interface Needed extends Outlook {
 
 /** `onBad` is told of every bad line; `isWanted` ends the look early. */
 export async function survey(
-  input: LineFile,
+  input: Input,
   questions: Questions,
   onBad: (number: number, reason: string) => void,
   isWanted: () => boolean,

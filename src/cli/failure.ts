@@ -1,7 +1,6 @@
 // What a person is told when a command cannot do its work: one line, never a stack. Commands throw,
 // main.ts prints. The line of an unexpected error says how to see its stack, because then it is our
 // fault and not the person's.
-import { getSystemErrorMap } from 'node:util'
 import { ModelError } from '../model/error.js'
 
 /** Done, failed, wrong usage: a stable promise to scripts. */
@@ -51,11 +50,4 @@ export function tell(message: string): void {
 /** Any text as one line: what comes from a file or a flag may hold line breaks and worse. */
 export function oneLine(text: string): string {
   return text.trim().replace(/[\s\p{Cc}\u2028\u2029]+/gu, ' ')
-}
-
-/** What the system says of a failed call, in its own words: "no such file or directory". */
-export function systemReason(error: unknown): string {
-  if (!(error instanceof Error)) return String(error)
-  const { errno } = error as NodeJS.ErrnoException
-  return (errno === undefined ? undefined : getSystemErrorMap().get(errno)?.[1]) ?? error.message
 }

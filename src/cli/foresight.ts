@@ -1,7 +1,7 @@
 // `simulate --foresight`: how much of what layers choose is foreseen, for each way to foresee it, as a
 // table or an object. Shares are fractions from 0 to 1.
 import { type Foreseen, foresee } from '../simulate/foresight.js'
-import { plainRouters, type Routers, readRouters } from '../simulate/foresightrouter.js'
+import { knownRouters, type Routers, readRouters } from '../simulate/foresightrouter.js'
 import { type Found, widths } from '../simulate/foresighttally.js'
 import type { Routing } from '../simulate/routing.js'
 import { tokenIdsOf } from '../simulate/tracefile.js'
@@ -26,9 +26,7 @@ export function foresight(
 }
 
 export function routersOf(routing: Routing, model: string | undefined): Routers {
-  if (model !== undefined) return readRouters(findModel(model).folder, routing)
-  const bundled = findModel(undefined)
-  return routing.model === bundled.name ? readRouters(bundled.folder, routing) : plainRouters
+  return model === undefined ? knownRouters(routing) : readRouters(findModel(model).folder, routing)
 }
 
 function reportOf({ name, model, layers }: Routing, rows: readonly Foreseen[]) {

@@ -5,7 +5,8 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import os from 'node:os'
 import { join } from 'node:path'
-import { Failure, systemReason } from './failure.js'
+import { systemReason } from '../model/error.js'
+import { Failure } from './failure.js'
 
 /** A line of a million tokens has some 8 MB. */
 const LINE_BYTES_MAX = 64 * 2 ** 20

@@ -6,6 +6,8 @@ export interface Point {
   readonly x: number
   readonly y: number
   readonly title: string
+  /** Between which `y` may lie; a band shows it. */
+  readonly range?: { readonly low: number; readonly high: number }
 }
 
 export interface Line {
@@ -35,7 +37,9 @@ export function lineChart(label: string, { lines, across, upward }: Chart): stri
   const [lowest, highest] = [upward[0]?.at ?? 0, upward.at(-1)?.at ?? 1]
   const width = plot.width - plot.left - plot.right
   const height = plot.height - plot.top - plot.bottom
-  const x = (value: number) => plot.left + ((value - across.least) / (most - across.least)) * width
+  // A single place stands at the left.
+  const span = most - across.least || 1
+  const x = (value: number) => plot.left + ((value - across.least) / span) * width
   const y = (value: number) =>
     plot.height - plot.bottom - ((value - lowest) / (highest - lowest)) * height
   const grid = upward.map(({ at, text }) => {
@@ -46,8 +50,22 @@ export function lineChart(label: string, { lines, across, upward }: Chart): stri
     ({ at, text }) =>
       `<text x="${fixed(x(at))}" y="${plot.height - 8}" text-anchor="middle">${escaped(text)}</text>`,
   )
+  const bands = lines.map((line) => bandOf(line, x, y))
   const drawn = lines.map((line) => lineOf(line, x, y))
-  return `<svg viewBox="0 0 ${plot.width} ${plot.height}" role="img" aria-label="${escaped(label)}">${grid.join('')}${ticks.join('')}${drawn.join('')}</svg>`
+  return `<svg viewBox="0 0 ${plot.width} ${plot.height}" role="img" aria-label="${escaped(label)}">${grid.join('')}${ticks.join('')}${bands.join('')}${drawn.join('')}</svg>`
+}
+
+/** Behind the lines: along the upper ends and back along the lower ones. */
+function bandOf(
+  { className, points }: Line,
+  x: (value: number) => number,
+  y: (value: number) => number,
+): string {
+  const ends = points.flatMap(({ x: at, range }) => (range === undefined ? [] : [{ at, ...range }]))
+  if (ends.length < 2) return ''
+  const upper = ends.map(({ at, high }) => `${fixed(x(at))} ${fixed(y(high))}`)
+  const lower = ends.map(({ at, low }) => `${fixed(x(at))} ${fixed(y(low))}`)
+  return `<g class="${className}"><path class="band" d="M${[...upper, ...lower.toReversed()].join('L')}Z"/></g>`
 }
 
 function lineOf(

@@ -3,10 +3,11 @@
 // it is asked for, so that help is instant and an answer begins soon. Nothing but this file prints
 // errors or sets the exit status: 0 done, 1 failed, 2 wrong usage.
 import { Command, CommanderError } from 'commander'
+import { systemReason } from '../model/error.js'
 import { addBatchFlags, type BatchFlags } from './batchflags.js'
 import { addBenchFlags, type BenchFlags } from './benchflags.js'
 import { addDoctorFlags, type DoctorFlags } from './doctorflags.js'
-import { Failure, failureOf, oneLine, Status, stackOf, systemReason, tell } from './failure.js'
+import { Failure, failureOf, oneLine, Status, stackOf, tell } from './failure.js'
 import {
   addDrawFlags,
   addPromptFlags,

@@ -2,6 +2,7 @@
 // progress and Ctrl-C, and nothing left behind unless it is whole.
 import { existsSync, mkdirSync, readdirSync, rmdirSync, statfsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { systemReason } from '../model/error.js'
 import {
   diskBytes,
   type NewCheckpoint,
@@ -9,7 +10,7 @@ import {
   planShards,
   writeCheckpoint,
 } from '../model/writer.js'
-import { Failure, Status, systemReason } from './failure.js'
+import { Failure, Status } from './failure.js'
 import { Interrupts, statusOfSignal } from './interrupt.js'
 import { Log } from './log.js'
 import type { NewModelFlags } from './newmodelflags.js'

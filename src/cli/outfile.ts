@@ -3,7 +3,8 @@
 // written to directly, as is standard output.
 import { existsSync, realpathSync, rmSync, statSync } from 'node:fs'
 import { type FileHandle, open, rename } from 'node:fs/promises'
-import { Failure, systemReason } from './failure.js'
+import { systemReason } from '../model/error.js'
+import { Failure } from './failure.js'
 
 export class OutFile {
   private constructor(

@@ -66,6 +66,7 @@ figure svg { display: block; width: 100%; height: auto }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; list-style: none; margin: 0 0 4px; padding: 0; font-size: 14px }
 .legend svg { display: inline-block; width: 24px; height: 8px; margin-right: 7px; vertical-align: middle }
 .legend path, .line { fill: none; stroke: var(--of); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round }
+.band { fill: var(--of); opacity: 0.13 }
 .bound path, .bound .line { stroke-dasharray: 5 5 }
 .dot { fill: var(--of); stroke: var(--surface); stroke-width: 2 }
 .hit { fill: transparent }

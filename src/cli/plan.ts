@@ -1,10 +1,12 @@
 // `plan`: what to expect of a model on this machine, or on one that is described, before a byte of its weights
 // is there. Columns side by side are the machine with changes. Told as a table, an object or a page.
 import { examine } from '../engine/doctor.js'
+import { bundled } from '../model/bundled.js'
 import { cacheFolder } from '../model/locate.js'
 import type { Misfit } from '../plan/fit.js'
 import { type Forecast, type ForecastWishes, forecast, type Subject } from '../plan/forecast.js'
 import { geometryOf } from '../plan/geometry.js'
+import { machineHere, routingFor } from '../plan/here.js'
 import { assumedMachine, freeOf, type PlannedMachine, withNumbers } from '../plan/machine.js'
 import { type PlannedModel, plannedModel } from '../plan/published.js'
 import { existing } from './doctor.js'
@@ -12,11 +14,9 @@ import { Failure, Status } from './failure.js'
 import { Log } from './log.js'
 import { writeWhole } from './outfile.js'
 import type { MachineNumbers, PlanFlags } from './planflags.js'
-import { machineHere, routingFor } from './planned.js'
 import { planPage } from './planpage.js'
 import { planReport } from './planreport.js'
 import { planTable } from './plantable.js'
-import { bundled } from './source.js'
 
 /** One machine, and what is to be expected of it. */
 export interface Column {

@@ -5,7 +5,6 @@ import { type Line, lineChart, type Tick } from './linechart.js'
 import { escaped, legendOf, pageOf } from './page.js'
 import type { Column, Planned } from './plan.js'
 import { figure, planTable } from './plantable.js'
-import { sizeText } from './progress.js'
 
 const colours = 8
 
@@ -15,13 +14,9 @@ export function planPage(planned: Planned): string {
     columns.map((column) => ({ column, points: of(subject, column.machine, wishes) }))
   const body = [
     `<section><h2>${escaped(model.name)}</h2><div class="wide"><pre>${escaped(planTable(planned))}</pre></div></section>`,
-    section('Tokens a second, over memory that is free', curves(overMemory), sizeText),
+    section('Tokens a second, over the memory of a machine', curves(overMemory), memoryText),
     section('Tokens a second, over drives', curves(overDrives), String),
-    section(
-      'Tokens a second of all together, over sequences at once',
-      curves(overSequences),
-      String,
-    ),
+    section('Tokens a second of all together, over answers at once', curves(overSequences), String),
   ]
   return pageOf('What to expect', body.join('\n'))
 }
@@ -39,14 +34,23 @@ ${chart(title, curves, text)}
 </figure></section>`
 }
 
+/** As memory is sold. */
+function memoryText(bytes: number): string {
+  const gibibytes = bytes / 2 ** 30
+  return gibibytes < 1024 ? `${gibibytes} GiB` : `${gibibytes / 1024} TiB`
+}
+
 function chart(title: string, curves: readonly Curve[], text: (at: number) => string): string {
   const all = curves.flatMap(({ points }) => points)
   if (all.length === 0) return '<p class="quiet">It fits nowhere.</p>'
   const ats = [...new Set(all.map(({ at }) => at))].sort((a, b) => a - b)
-  const most = Math.max(...all.map(({ tokensPerSecond }) => tokensPerSecond.likely))
+  const most = Math.max(...all.map(({ tokensPerSecond }) => tokensPerSecond.high))
   return lineChart(title, {
     lines: curves.map(({ column, points }, at) => lineOf(column, points, classOf(at), text)),
-    across: { least: 0, ticks: ats.map((at) => ({ at, text: text(at) })) },
+    across: {
+      least: Math.log2(ats[0] ?? 1),
+      ticks: ats.map((at) => ({ at: Math.log2(at), text: text(at) })),
+    },
     upward: levelsUpTo(most),
   })
 }
@@ -60,8 +64,10 @@ function lineOf(
   return {
     className,
     points: points.map(({ at, tokensPerSecond: { low, likely, high } }) => ({
-      x: at,
+      // Twice as much is one step.
+      x: Math.log2(at),
       y: likely,
+      range: { low, high },
       title: `${name}, ${text(at)}: ${figure(likely)} [${figure(low)} to ${figure(high)}]`,
     })),
   }

@@ -3,7 +3,8 @@
 // was typed or piped ends with a line break that nobody meant, so one is dropped, but not of raw text.
 import { createReadStream } from 'node:fs'
 import type { Readable } from 'node:stream'
-import { Failure, Status, systemReason } from './failure.js'
+import { systemReason } from '../model/error.js'
+import { Failure, Status } from './failure.js'
 import type { RunFlags } from './flags.js'
 
 /** A text of a million tokens has some 4 MB; what is longer was not meant as a prompt. */

@@ -2,16 +2,18 @@
 // the server listens at once and says that it loads. The first SIGTERM or Ctrl-C lets what is in work
 // end within --grace, a second one ends the program at once.
 import { readFileSync } from 'node:fs'
+import { setFlagsFromString } from 'node:v8'
 import type { Dashboard } from '../../tui/dashboard.js'
 import { type Source, saidOf } from '../../tui/source.js'
 import { Engine } from '../engine/engine.js'
+import { systemReason } from '../model/error.js'
 import { isLoopback, Keys } from '../serve/keys.js'
 import { newService } from '../serve/newservice.js'
 import { serverSnapshot } from '../serve/routes/telemetry.js'
 import { Server } from '../serve/server.js'
 import type { Service } from '../serve/service.js'
 import { openText } from './conversation.js'
-import { Failure, Status, systemReason, tell } from './failure.js'
+import { Failure, Status, tell } from './failure.js'
 import { refuseUnavailable, type ServeFlags, wishesOf } from './flags.js'
 import { Interrupts } from './interrupt.js'
 import { logFor } from './log.js'
@@ -21,6 +23,11 @@ import { ceilingOf, mayWatch } from './watch.js'
 import { withTuned } from './withtuned.js'
 
 const KEEP_ALIVE_MS = 10_000
+/**
+ * Of the heaps of threads, where what is new begins. By itself a thread that allocates little begins with 1 MiB and
+ * less: what belongs to a request that lasts a second then counts as old, and piles up for minutes.
+ */
+const YOUNG_MIB = 8
 const KEY_CHARS_LEAST = 8
 /** Kept for the dashboard. */
 const LOG_LINES_MAX = 2000
@@ -49,6 +56,8 @@ export async function serve(model: string | undefined, flags: ServeFlags): Promi
     sequences: flags.parallel,
     drawShare: flags.streamShare,
   }
+  // For all threads that begin from here on.
+  setFlagsFromString(`--min-semi-space-size=${YOUNG_MIB}`)
   const service = newService({
     model: flags.alias ?? source.name,
     folder: source.folder,

@@ -6,7 +6,8 @@ import { Dashboard } from '../../tui/dashboard.js'
 import { History } from '../../tui/history.js'
 import { secondLine, secondObject } from '../../tui/plain.js'
 import { ServerSource } from '../../tui/source.js'
-import { Failure, Status, systemReason, tell } from './failure.js'
+import { systemReason } from '../model/error.js'
+import { Failure, Status, tell } from './failure.js'
 import type { TopFlags } from './screenflags.js'
 
 /** Returns the exit status, once a person has left or all seconds were told. */

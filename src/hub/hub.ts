@@ -13,6 +13,10 @@ import { Passing, type Patience, patiently, Watchdog } from './patience.js'
 const TOKEN_BYTES_MOST = 4096
 /** Far above the longest page of a listing. */
 const ANSWER_BYTES_MOST = 64 * 2 ** 20
+/** From one address of the hub to the next. */
+const REDIRECTS_MOST = 5
+/** What the hub says, without a code, of a model that it has closed. */
+const DISABLED = 'Access to this resource is disabled.'
 
 export interface Account {
   /** Without a slash at the end. */
@@ -76,22 +80,39 @@ export class Hub {
     return `${this.account.endpoint}/${this.model}/resolve/${commit}/${escaped}`
   }
 
-  /** Whether files may be had at all: a listing is public also where the files are not. */
+  /**
+   * Whether a file may be had at all: a listing is public also where the files are not. Followed as far as the
+   * hub itself answers (a model that was renamed lies elsewhere on it); the storage is not asked.
+   */
   async mayFetch(commit: string, path: string): Promise<void> {
-    await this.fetch(this.fileUrl(commit, path), { method: 'HEAD', redirect: 'manual' })
+    let url = this.fileUrl(commit, path)
+    for (let hops = 0; hops <= REDIRECTS_MOST; hops += 1) {
+      const { headers } = await this.fetch(url, { method: 'HEAD', redirect: 'manual' })
+      const location = headers.get('location')
+      if (location === null || !URL.canParse(location, url)) return
+      const next = new URL(location, url)
+      if (!this.#isOurs(next)) return
+      url = next.href
+    }
+    throw new ModelError(`${this.model}: the hub sends from one address to the next without end`)
   }
 
   /** The beginning of an answer. Throws Passing for what another try may mend, ModelError for the rest. */
   async open(url: string, init: RequestInit): Promise<Response> {
     const headers = new Headers(init.headers)
     headers.set('accept-encoding', 'identity')
-    const { endpoint, token } = this.account
-    const isOurs = new URL(url).origin === new URL(endpoint).origin
-    if (token !== null && isOurs) headers.set('authorization', `Bearer ${token}`)
+    const { token } = this.account
+    if (token !== null && this.#isOurs(new URL(url))) {
+      headers.set('authorization', `Bearer ${token}`)
+    }
     const response = await fetch(url, { ...init, headers })
     if (response.status < 400 || response.status === 416) return response
     await response.body?.cancel()
-    throw this.#refusal(response, isOurs && new URL(response.url).origin === new URL(url).origin)
+    throw this.#refusal(response, this.#isOurs(new URL(response.url)))
+  }
+
+  #isOurs({ origin }: URL): boolean {
+    return origin === new URL(this.account.endpoint).origin
   }
 
   #refusal({ status, headers }: Response, isFromHub: boolean): Error {
@@ -104,6 +125,9 @@ export class Hub {
     // Another host's address holds for some minutes; the next try gets a new one from the hub.
     if (!isFromHub) return new Passing(`the storage refuses (${status})`)
     const known = token === null ? 'set HF_TOKEN to' : 'HF_TOKEN must be'
+    if (headers.get('x-error-message') === DISABLED) {
+      return new ModelError(`${this.model}: was disabled by the hub (${status}); see ${page}`)
+    }
     if (code === 'GatedRepo' || (status === 403 && code === '')) {
       return new ModelError(
         `${this.model}: is gated (${status}); accept its terms at ${page}, and ${known} a token of that account that may read gated models`,
@@ -142,10 +166,13 @@ async function wholeBody(response: Response, watchdog: Watchdog): Promise<Uint8A
   return bytes === 0 ? null : Buffer.concat(parts)
 }
 
-/** Retry-After, as seconds or as a date. */
+/** Retry-After, as seconds or as a date; else the time until the count of requests begins anew, by RateLimit. */
 function waitOf(headers: Headers): number | null {
   const text = headers.get('retry-after')
-  if (text === null) return null
+  if (text === null) {
+    const limit = /^"[^"]*";.*\bt=(\d{1,9})\b/.exec(headers.get('ratelimit') ?? '')
+    return limit === null ? null : Number(limit[1])
+  }
   const seconds = /^\d{1,9}$/.test(text) ? Number(text) : (Date.parse(text) - Date.now()) / 1000
   return Number.isFinite(seconds) ? Math.max(0, seconds) : null
 }

@@ -63,9 +63,10 @@ export async function pull(wishes: PullWishes): Promise<Pulled> {
   const store = new Store(cacheFolder(environment), model, drives)
   const found = await listing(hub, wishes.revision)
   const { files, otherFormats } = wanted(found, wishes.include, wishes.exclude)
-  const [first] = files
-  if (first === undefined) throw new ModelError(`${model}: has no file that is wanted`)
-  await hub.mayFetch(found.commit, first.path)
+  // Whoever may not have the weights may still have the model's card, and listings have both.
+  const [largest] = files.toSorted((a, b) => b.sizeBytes - a.sizeBytes)
+  if (largest === undefined) throw new ModelError(`${model}: has no file that is wanted`)
+  await hub.mayFetch(found.commit, largest.path)
   const planned = () => planOf(store, found.commit, files, otherFormats)
   if (wishes.isDry) {
     const plan = planned()

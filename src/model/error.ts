@@ -1,13 +1,15 @@
 /**
- * The one error that this folder throws for a damaged or unsupported model, and the way a value
- * from a file is quoted inside its message. Files come from strangers, so a message never carries
- * more than one short line of what they contain: control characters are escaped, length is cut.
+ * The one error that this folder throws for a damaged or unsupported model, and whoever stands on it for what a
+ * person can mend; the way a value from a file is quoted inside its message; what the system says of a failed
+ * call. Files come from strangers, so a message never carries more than one short line of what they contain:
+ * control characters are escaped, length is cut.
  */
+import { getSystemErrorMap } from 'node:util'
 
 /** The longest message a person is shown; longer ones are cut, not wrapped. */
 const MESSAGE_LIMIT = 390
 
-/** What is wrong with a model, as one sentence: where (file, tensor), what was expected, what was found. */
+/** What is wrong, mostly with a model, as one sentence: where (file, tensor), what was expected, what was found. */
 export class ModelError extends Error {
   override readonly name = 'ModelError'
 
@@ -41,4 +43,11 @@ function quoted(text: string): string {
 
 function cut(text: string, limit: number): string {
   return text.length <= limit ? text : `${text.slice(0, limit - 1)}…`
+}
+
+/** What the system says of a failed call, in its own words: "no such file or directory". */
+export function systemReason(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  const { errno } = error as NodeJS.ErrnoException
+  return (errno === undefined ? undefined : getSystemErrorMap().get(errno)?.[1]) ?? error.message
 }

@@ -5,31 +5,33 @@ import { decodePlan } from './decode.js'
 import { fitOf } from './fit.js'
 import type { Range } from './fitted.js'
 import { batchOf, type ForecastWishes, type Subject } from './forecast.js'
-import type { PlannedMachine } from './machine.js'
+import { freeOf, type PlannedMachine } from './machine.js'
 
 export interface CurvePoint {
   readonly at: number
   readonly tokensPerSecond: Range
 }
 
-/** [bytes free for a model]: from too little to all that the model has. */
+const GIB = 2 ** 30
+/** [bytes of a machine], as memory is sold: from too little to the first that holds all of the model. */
 function memorySizes({ geometry: { sizes } }: Subject): number[] {
-  const most = (sizes.experts * sizes.slotBytes + sizes.denseBytes + sizes.scaleBytes) * 1.2
-  return Array.from({ length: points }, (_, at) => (most * (at + 1) ** 2) / points ** 2)
+  const all = sizes.experts * sizes.slotBytes + sizes.denseBytes + sizes.scaleBytes
+  const found: number[] = []
+  for (let size = 2 * GIB; freeOf(found.at(-1) ?? 0) < all; size *= 2) found.push(size, 1.5 * size)
+  return found
 }
 
-const points = 6
 const driveCounts: readonly number[] = [1, 2, 4]
 const sequenceCounts: readonly number[] = [1, 4, 16, 64]
 
-/** Where the model does not fit there is no point. */
+/** Over all memory of a machine, of which the system keeps some. Where the model does not fit there is no point. */
 export function overMemory(
   subject: Subject,
   machine: PlannedMachine,
   wishes: ForecastWishes,
 ): CurvePoint[] {
   return memorySizes(subject).flatMap((bytes) => {
-    const ram = { value: bytes, source: machine.ram.source }
+    const ram = { value: freeOf(bytes), source: machine.ram.source }
     return pointOf(subject, { ...machine, ram }, wishes, bytes)
   })
 }

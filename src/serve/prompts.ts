@@ -107,23 +107,27 @@ export class Prompts {
     field: string,
   ): Promise<{ tokens: Int32Array; startsInside: boolean }> {
     const charsMax = Math.max(CHARS_LEAST, contextTokens * CHARS_PER_TOKEN)
-    const patience = AbortSignal.timeout(PATIENCE_MS)
+    const patience = new AbortController()
+    // Cleared when it is not needed any more: thousands that run on would fill the heap with what is over.
+    const timer = setTimeout(() => patience.abort(), PATIENCE_MS)
     try {
       // Not the client's own signal: ending a thread is dear, and clients may leave as they like.
-      const made = await this.#pool.run({ source, charsMax }, { signal: patience })
+      const made = await this.#pool.run({ source, charsMax }, { signal: patience.signal })
       signal.throwIfAborted()
       if ('refused' in made)
         throw badRequest(this.#withoutFolder(made.refused), made.field ?? field)
       return made
     } catch (error) {
       if (error instanceof Refusal) throw error
-      if (patience.aborted) {
+      if (patience.signal.aborted) {
         throw badRequest(`the prompt took longer than ${PATIENCE_MS / 1000} s to read`, field)
       }
       if (error instanceof Error && error.message === 'Task queue is at limit') {
         throw new Refusal(429, 'too many prompts wait to be read', { retryAfterSeconds: 1 })
       }
       throw error
+    } finally {
+      clearTimeout(timer)
     }
   }
 

@@ -1,5 +1,7 @@
 // What a trace does not tell of the routers that it was recorded from: the bias they choose by, and the
 // groups of experts. Reads a few kilobytes of a checkpoint.
+import { basename } from 'node:path'
+import { bundledModel } from '../model/bundled.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { ModelError } from '../model/error.js'
 import { windowOf, withFile } from '../model/window.js'
@@ -40,6 +42,12 @@ export function readRouters(folder: string, { name, layers, experts, topK }: Rou
     }
   }
   return { groups, groupsKept, bias }
+}
+
+/** Those of a trace that was recorded from the bundled model; of any other nothing is known. */
+export function knownRouters(routing: Routing): Routers {
+  const folder = bundledModel()
+  return routing.model === basename(folder) ? readRouters(folder, routing) : plainRouters
 }
 
 function bfloat16(bits: number): number {

@@ -1,7 +1,6 @@
 // A trace of either form, told apart by its first byte: { begins a header line, # or t lines of commas.
 import { closeSync, openSync, readSync } from 'node:fs'
-import { getSystemErrorMap } from 'node:util'
-import { ModelError } from '../model/error.js'
+import { ModelError, systemReason } from '../model/error.js'
 import { readCsvTrace } from './csvtrace.js'
 import type { Routing } from './routing.js'
 import { readTraceFile } from './tracefile.js'
@@ -14,7 +13,7 @@ export function readRouting(path: string): Routing {
     if (start === '#' || start === 't') return readCsvTrace(path, path)
   } catch (error) {
     if (error instanceof ModelError) throw error
-    throw new ModelError(`${path}: cannot be read: ${reasonOf(error)}`)
+    throw new ModelError(`${path}: cannot be read: ${systemReason(error)}`)
   }
   throw new ModelError(`${path}: expected a routing trace, found something else`)
 }
@@ -27,10 +26,4 @@ function firstByte(path: string): string {
   } finally {
     closeSync(file)
   }
-}
-
-function reasonOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error)
-  const { errno } = error as NodeJS.ErrnoException
-  return (errno === undefined ? undefined : getSystemErrorMap().get(errno)?.[1]) ?? error.message
 }

@@ -1,16 +1,16 @@
 // What plans are made of here: this machine as far as it is known without measuring, and routing to rehearse
-// on. For `plan`, and for jobs that ask the same model how many answers to have in work. How a plan is made
-// of it is src/plan.
+// on. For `plan`, and for jobs that ask the same model how many answers to have in work. The only file here that
+// reads a system.
 import { knownMachine } from '../engine/knownmachine.js'
 import type { MathName } from '../engine/layout.js'
 import type { DriveMeasure } from '../engine/machine.js'
+import { bundled } from '../model/bundled.js'
 import type { ModelConfig } from '../model/config.js'
 import type { Environment } from '../model/locate.js'
-import { assumedMachine, type PlannedMachine, withNumbers } from '../plan/machine.js'
-import { isAlike, madeRouting, type PlannedRouting, recordedRouting } from '../plan/routing.js'
+import { knownRouters } from '../simulate/foresightrouter.js'
 import { readRouting } from '../simulate/source.js'
-import { routersOf } from './foresight.js'
-import { bundled } from './source.js'
+import { assumedMachine, type PlannedMachine, withNumbers } from './machine.js'
+import { isAlike, madeRouting, type PlannedRouting, recordedRouting } from './routing.js'
 
 const bundledRouting = 'models/routing/ring-tiny.trace'
 
@@ -50,5 +50,5 @@ function besideOf({ bytesPerSecond, beside }: DriveMeasure) {
 export function routingFor(config: ModelConfig, tracePath?: string): PlannedRouting {
   const trace = readRouting(tracePath ?? bundled(bundledRouting))
   if (tracePath === undefined && !isAlike(trace, config)) return madeRouting(config)
-  return recordedRouting(trace, routersOf(trace, undefined), config)
+  return recordedRouting(trace, knownRouters(trace), config)
 }

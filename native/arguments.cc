@@ -155,6 +155,8 @@ Limits read_limits(Napi::Object o) {
   const int32_t math = integer(o, "math");
   if (math != 0 && math != 1) refuse(o.Env(), "limits.math", "a value of Math");
   l.math = static_cast<Math>(math);
+  l.head_in_ram = o.Get("headInRam").ToBoolean();
+  l.mlps_in_ram = integer(o, "mlpsInRam");
   return l;
 }
 

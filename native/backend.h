@@ -10,6 +10,16 @@
 
 namespace ring {
 
+// The processor, for a backend that computes elsewhere: products with weights that stay in RAM,
+// F32-accurate, with the same bits however many rows there are. From the thread that opened it.
+struct Processor {
+  void* self;
+  // out[row] = weight . x[row] for rows of at most Limits::step_tokens.
+  void (*multiply)(void* self, const Matrix* weight, const float* x, int32_t rows, float* out);
+  // out[row] = down(silu(gate x[row]) * (up x[row])).
+  void (*multiply_mlp)(void* self, const Mlp* mlp, const float* x, int32_t rows, float* out);
+};
+
 struct Limits {
   int32_t step_tokens;      // most tokens of one step
   int32_t parts;            // most parts of one step
@@ -19,6 +29,11 @@ struct Limits {
   Dtype kv_dtype;           // bf16 or f32
   int32_t threads;          // compute threads, 0: as many as the machine has
   Math math;                // products: F32-accurate or BF16 (contract.h)
+  // Weights that a backend with memory of its own leaves in RAM, where `processor` multiplies with
+  // them: the head, and the dense MLP or shared expert of so many first layers. null: none.
+  bool head_in_ram = false;
+  int32_t mlps_in_ram = 0;
+  const Processor* processor = nullptr;
 };
 
 // A run of consecutive tokens of one sequence, as begin() received it.
@@ -83,7 +98,7 @@ struct HitRun {
 };
 
 // Raised by one whenever the table, or what it points to, changes.
-constexpr uint32_t kBackendVersion = 6;
+constexpr uint32_t kBackendVersion = 7;
 
 struct Backend {
   uint32_t version;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/processor.h"
 #include "library.h"
 #include "tables.h"
 #include "timed.h"
@@ -34,7 +35,7 @@ Status check_layout(const Layout& layout) {
     return failure(Code::bad_argument, "the model has more experts than a place can name");
   }
   if (l.step_tokens < 1 || l.parts < 1 || l.context < 1 || l.kv_blocks < 1 ||
-      l.kv_block_tokens < 1 || l.threads < 0 || l.threads > 1024 ||
+      l.kv_block_tokens < 1 || l.threads < 0 || l.threads > 1024 || l.mlps_in_ram < 0 ||
       (l.kv_dtype != Dtype::bf16 && l.kv_dtype != Dtype::f32)) {
     return failure(Code::bad_argument, "the limits of the layout are not usable");
   }
@@ -90,6 +91,7 @@ void Device::close() {
   if (slots_ != nullptr) slots_->stop();
   if (compute_ != nullptr) backend_->close(compute_);
   compute_ = nullptr;
+  processor_.reset();
   reader_.reset();
   slots_.reset();
   dense_.reset();
@@ -125,6 +127,7 @@ Status Device::open(const Layout& layout) {
     scores_ = layout.scores;
     control_ = layout.control;
     control_words_ = layout.control_words;
+    RING_TRY(lend_processor());
     RING_TRY(backend_->open(&model_, &limits_, &compute_));
     RING_TRY(open_slots(layout));
     description_ = backend_->describe(compute_);
@@ -148,6 +151,15 @@ Status Device::open_backend(const std::string& path) {
   if (path.empty()) return {};
   BackendProbe probe;
   return open_library(path, &backend_, &probe);
+}
+
+// For what a backend with memory of its own leaves in RAM.
+Status Device::lend_processor() {
+  limits_.processor = nullptr;
+  if (!limits_.head_in_ram && limits_.mlps_in_ram == 0) return {};
+  RING_TRY(cpu::lend_processor(model_, limits_, &processor_));
+  limits_.processor = processor_.get();
+  return {};
 }
 
 Status Device::open_mapped(const Layout& layout) {

@@ -189,6 +189,7 @@ class Device {
   Status lose(const FileMap& map, int64_t offset);
   Status lose(const Status& why);
   Status open_backend(const std::string& path);
+  Status lend_processor();
   Status open_mapped(const Layout& layout);
   Status read_resident(const Layout& layout);
   Status open_slots(const Layout& layout);
@@ -237,8 +238,9 @@ class Device {
   std::vector<ExpertExtents> extents_;
   // Order of destruction: the reader ends before the memory that it reads into.
   std::unique_ptr<Slots> slots_;
-  std::unique_ptr<io::Reader> reader_;  // null: mapped
-  std::vector<int32_t> uses_;           // [n][use_field::count], not taken yet
+  std::unique_ptr<io::Reader> reader_;          // null: mapped
+  std::shared_ptr<const Processor> processor_;  // null: the backend leaves no weights in RAM
+  std::vector<int32_t> uses_;                   // [n][use_field::count], not taken yet
   double* counters_ = nullptr;
   std::string description_;
   Model model_;

@@ -67,6 +67,12 @@ export interface Layout {
     /** 0: as many as the machine has. */
     readonly threads: number
     readonly math: number
+    /**
+     * What a backend in a library leaves in RAM, for the processor to multiply with: the head, and the MLPs
+     * (dense ones and shared experts) of so many first layers.
+     */
+    readonly headInRam: boolean
+    readonly mlpsInRam: number
   }
   /** [rotaryDim / 2] inverse frequencies. */
   readonly ropeInverse: Float32Array

@@ -4,7 +4,8 @@
  * prints one table last. It needs a GPU and either nvcc or a built ring_cuda.so, and no network. It also runs
  * within the archive of pack:gpu, where there is nothing to build.
  *
- * --only kernels, goldens or models (may be repeated): these parts. --keep: the table goes into docs/benchmarks-gpu.md too. --sanitize: small shapes under compute-sanitizer,
+ * --only kernels, goldens, models or sanitizer (may be repeated): these parts. --keep: the table goes into
+ * docs/benchmarks-gpu.md too. --sanitize: the sanitizer's part as well, small shapes under compute-sanitizer,
  * where that is. --library FILE: another library, at small shapes; the emulation of the tests needs no GPU.
  */
 import { spawnSync } from 'node:child_process'
@@ -32,13 +33,14 @@ const secondsOfTool = 400
 /** Ends the run with one line. */
 class Stop extends Error {}
 
-const parts = ['kernels', 'goldens', 'models']
+const usualParts = ['kernels', 'goldens', 'models']
+const parts = [...usualParts, 'sanitizer']
 const { values: options } = parseArgs({
   options: {
     keep: { type: 'boolean', default: false },
     sanitize: { type: 'boolean', default: false },
     library: { type: 'string' },
-    only: { type: 'string', multiple: true, default: parts },
+    only: { type: 'string', multiple: true, default: usualParts },
   },
 })
 const isSmall = options.library !== undefined
@@ -171,20 +173,40 @@ function runModels() {
   }
 }
 
+/**
+ * What compute-sanitizer says on stdout, each line behind a mark: the one that sums up, and the rest of it,
+ * as far as anybody reads.
+ * @param {string} stdout
+ */
+function saidBySanitizer(stdout) {
+  const said = stdout.split('\n').filter((line) => line.startsWith('========='))
+  const last = said.findLast((line) => line.includes(' SUMMARY: '))
+  return { summary: last?.replace(/^=* (?:\w+ )?SUMMARY: /, '') ?? null, lines: said.slice(0, 60) }
+}
+
 /** Small shapes under compute-sanitizer. */
 function sanitize() {
+  const known = ['compute-sanitizer', '/usr/local/cuda/bin/compute-sanitizer']
+  const program = known.find(isOnPath)
   for (const tool of ['memcheck', 'racecheck']) {
     const what = `compute-sanitizer ${tool}, small shapes`
-    if (!isOnPath('compute-sanitizer')) {
-      leaveOut(what, 'compute-sanitizer is not on PATH')
+    if (program === undefined) {
+      leaveOut(what, 'compute-sanitizer is neither on PATH nor in /usr/local/cuda/bin')
       continue
     }
     const words = ['--tool', tool, '--error-exitcode', '9', join(built, 'ring_gpu_test'), library]
     const small = [...words, '--tiny', '--only', 'numbers']
-    const { status, how } = run('compute-sanitizer', small, {}, secondsOfTool)
-    const isClean = status === 0
-    if (!isClean) holds = false
-    add(what, isClean ? 'clean' : `ended with ${how}`, '', '', isClean ? 'yes' : '**no**')
+    const { status, how, stdout } = run(program, small, {}, secondsOfTool)
+    const { summary, lines } = saidBySanitizer(stdout)
+    // One that says nothing has looked at nothing.
+    const isClean = status === 0 && summary !== null
+    if (!isClean) {
+      holds = false
+      for (const line of lines) console.error(line)
+    }
+    const ended = status === 0 ? 'ended without a summary' : `ended with ${how}`
+    const figure = isClean ? summary : [ended, ...(summary === null ? [] : [summary])].join(', ')
+    add(what, figure, '', '', isClean ? 'yes' : '**no**')
   }
 }
 
@@ -225,7 +247,7 @@ try {
   const device = options.only.includes('kernels') ? runKernels() : basename(library)
   if (options.only.includes('goldens')) runGoldens()
   if (options.only.includes('models')) runModels()
-  if (options.sanitize) sanitize()
+  if (options.sanitize || options.only.includes('sanitizer')) sanitize()
   const table = tableOf(device)
   console.log(table)
   if (options.keep) keep(table)

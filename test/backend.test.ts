@@ -16,9 +16,7 @@ import {
 } from '../native/index.js'
 import { Tier } from '../src/cache/place.js'
 import { chooseBackend, probeGpu } from '../src/engine/backend.js'
-import { type BudgetWishes, sizesOf } from '../src/engine/budget.js'
-import { divideGpuMemory } from '../src/engine/gpubudget.js'
-import { type LayoutWishes, layoutOf, planMemory } from '../src/engine/layout.js'
+import { layoutOf, planMemory } from '../src/engine/layout.js'
 import type { OpenWishes } from '../src/engine/open.js'
 import { packTensors } from '../src/engine/tables.js'
 import { openCheckpoint } from '../src/model/checkpoint.js'
@@ -343,95 +341,8 @@ describe('the door', () => {
     expect(lastObject(inspected).machine).toMatchObject({
       cuda: { problem: null, name: 'a memory with delays' },
     })
+    expect(lastObject(inspected).gpu_fit).toMatchObject({
+      ...{ problem: null, experts: 160, head_in_ram: false, mlps_in_ram: 0 },
+    })
   })
-})
-
-describe('a budget in GPU memory', () => {
-  const { config } = checkpoint
-  const sizes = sizesOf(checkpoint)
-  const MIB = 2 ** 20
-  const divided = (wishes: BudgetWishes & LayoutWishes, mebibytes: number, ram = 2 ** 33) =>
-    divideGpuMemory(config, sizes, wishes, { ram, gpu: mebibytes * MIB })
-
-  it('has slots for what is left beside weights, KV and head room', () => {
-    expect(divided({}, 1024).experts).toMatchObject({ tier: 'gpu', slots: sizes.experts })
-    const { plan, experts } = divided({ contextTokens: 512 }, 285)
-    expect(experts.slots).toBeGreaterThanOrEqual(config.topK)
-    expect(experts.slots).toBeLessThan(sizes.experts)
-    const { slots, slotBytes, denseBytes, scaleBytes, scratchBytes } = experts
-    const taken = slots * slotBytes + denseBytes + scaleBytes + scratchBytes + plan.kvBytes
-    expect(taken).toBeLessThanOrEqual((285 - 256) * MIB)
-    expect(taken).toBeGreaterThan((285 - 256) * MIB - slotBytes)
-    expect(experts.rooms).toBeLessThanOrEqual(slots)
-  })
-
-  it('has slots in RAM below for the others, of what is left there', () => {
-    const slotBytes = 64 * MIB
-    const large = { ...sizes, slotBytes, expertBytes: sizes.experts * slotBytes }
-    const below = (wishes: BudgetWishes, ram: number) => {
-      const all = { contextTokens: 512, expertVram: { share: 0.25 }, ...wishes }
-      return divideGpuMemory(config, large, all, { ram, gpu: 2 ** 34 }).experts
-    }
-    const { rooms, slotsBelow, denseBytes, scaleBytes } = below({}, 2 ** 34)
-    expect(slotsBelow).toBe(sizes.experts)
-    expect(below({ expertVram: { share: 1 } }, 2 ** 34).slotsBelow).toBe(0)
-    expect(below({ expertRamMost: (rooms + 30) * slotBytes }, 2 ** 34).slotsBelow).toBe(30)
-    const ram = 256 * MIB + denseBytes + scaleBytes + (rooms + 20.5) * slotBytes
-    expect(below({}, ram).slotsBelow).toBe(20)
-    expect(below({ expertRam: { bytes: (rooms + 9) * slotBytes } }, ram).slotsBelow).toBe(9)
-    expect(below({ expertRam: { bytes: 0 } }, ram).slotsBelow).toBe(0)
-    const refusal = messageOf(() => below({ expertRam: { share: 0.5 } }, ram))
-    const bytes = Number(/; --expert-ram (\d+) would fit$/.exec(refusal)?.[1])
-    expect(below({ expertRam: { bytes } }, ram).slotsBelow).toBe(20)
-  })
-
-  it('is refused with a setting that fits', () => {
-    const asked = { contextTokens: 2048, sequences: 100, expertVram: { share: 1 } }
-    const { plan, experts } = divided(asked, 4096)
-    const { slotBytes, denseBytes, scaleBytes, scratchBytes } = experts
-    const taken = denseBytes + scaleBytes + scratchBytes + plan.kvBytes
-    const mebibytes = (taken + 10 * slotBytes) / MIB
-    const refusal = messageOf(() => divided(asked, mebibytes))
-    const bytes = Number(/; --expert-vram (\d+) would fit$/.exec(refusal)?.[1])
-    const fitting = divided({ ...asked, expertVram: { bytes } }, mebibytes).experts.slots
-    expect(fitting).toBeGreaterThanOrEqual(config.topK)
-    expect(fitting).toBeLessThanOrEqual(10)
-  })
-
-  it.each<[string, BudgetWishes & LayoutWishes, number, number, RegExp]>([
-    ['weights alone are too many', {}, 257, 2 ** 33, /^not enough GPU memory: .*--backend cpu/],
-    [
-      'fewer slots than a token wants',
-      { expertVram: { share: 0.01 } },
-      1024,
-      2 ** 33,
-      /fewer than/,
-    ],
-    [
-      'a context that is too long',
-      { contextTokens: 2048 },
-      278,
-      2 ** 33,
-      /--ctx-size \d+ would fit/,
-    ],
-    ['no memory for the copies', {}, 1024, 2 ** 28, /^not enough memory: what is copied/],
-    [
-      'experts that stay in their files',
-      { loadMode: 'mapped' },
-      1024,
-      2 ** 33,
-      /--load-mode mapped/,
-    ],
-  ])('is refused: %s', (_, wishes, mebibytes, ram, said) => {
-    expect(messageOf(() => divided(wishes, mebibytes, ram))).toMatch(said)
-  })
-
-  function messageOf(call: () => unknown): string {
-    try {
-      call()
-    } catch (error) {
-      return error instanceof Error ? error.message : ''
-    }
-    return ''
-  }
 })

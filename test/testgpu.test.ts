@@ -2,9 +2,11 @@
 // library at small shapes, where numbers are right and times mean nothing. What they refuse, and that a
 // wrong number does not pass.
 import { spawnSync } from 'node:child_process'
+import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { type Golden, judgeGoldens, readGoldens } from '../scripts/gpugoldens.mjs'
+import { withFolder } from './command.js'
 import { fixtures, fromRoot } from './paths.js'
 
 const built = (file: string) => fromRoot(`build/native/Release/${file}`)
@@ -75,28 +77,85 @@ describe('test:gpu', () => {
       'tiny experts, 2 tokens',
       'tiny attention',
       'tiny router',
-      'a MoE layer',
+      'layers, of reading their weights',
       'whole tokens',
+      'the host between layers',
       'goldens: log-probability',
       'the same bits alone',
     ]) {
       expect(titles).toContain(part)
     }
     const notMeasured = rows.filter(([, figure = '']) => figure.startsWith('not measured'))
-    expect(notMeasured.map(([what = '']) => what)).toEqual([
-      'all-hit decode: work of the host between layers',
-    ])
+    expect(notMeasured).toEqual([])
     expect(stdout).toContain('no figure of speed means anything')
   }, 120_000)
 
   it.each([
     [['--keep'], '--keep is for figures of hardware'],
-    [['--only', 'speed'], '--only speed is none of kernels, goldens, models'],
+    [['--only', 'speed'], '--only speed is none of kernels, goldens, models, sanitizer'],
   ])('refuses %s of an emulation', (more, sentence) => {
     const words = [fromRoot('scripts/testgpu.mjs'), '--library', emulated, ...more]
     const { status, stderr } = run(process.execPath, words)
     expect(stderr).toBe(`test:gpu: ${sentence}\n`)
     expect(status).toBe(1)
+  })
+})
+
+/** Runs the sanitizer's part with a program in its place that does what `script` says. */
+async function sanitized(script: string | null) {
+  return await withFolder(async (folder) => {
+    const path = script === null ? process.env.PATH : `${folder}:${process.env.PATH}`
+    if (script !== null) {
+      writeFileSync(join(folder, 'compute-sanitizer'), `#!/bin/sh\n${script}\n`, { mode: 0o755 })
+    }
+    const words = [fromRoot('scripts/testgpu.mjs'), '--library', emulated, '--only', 'sanitizer']
+    const { status, stdout, stderr } = run(process.execPath, words, { PATH: path })
+    return {
+      status,
+      stderr,
+      rows: rowsOf(stdout).map(([, figure, , , , verdict]) => [figure, verdict]),
+    }
+  })
+}
+
+describe('the part under compute-sanitizer', () => {
+  const version = '[ "$1" = --version ] && exit 0'
+  const memory = 'echo "========= ERROR SUMMARY: 0 errors"'
+  const races = 'echo "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)"'
+  const isMemory = '[ "$2" = memcheck ]'
+
+  it('runs both tools over the numbers of small shapes, and says how they sum up', async () => {
+    const asked = `echo "asked $*" >&2; ${isMemory} && ${memory} || ${races}`
+    const { status, stderr, rows } = await sanitized(`${version}\n${asked}`)
+    expect(rows).toEqual([
+      ['0 errors', 'yes'],
+      ['0 hazards displayed (0 errors, 0 warnings)', 'yes'],
+    ])
+    expect(stderr).toContain(
+      `asked --tool racecheck --error-exitcode 9 ${built('ring_gpu_test')} ${emulated} --tiny --only numbers`,
+    )
+    expect(status).toBe(0)
+  })
+
+  it('does not hold where one finds errors, or says nothing, and shows what was said', async () => {
+    const found = 'echo "========= Invalid read"; echo "========= ERROR SUMMARY: 2 errors"; exit 9'
+    const { status, stderr, rows } = await sanitized(`${version}\n${isMemory} || exit 0\n${found}`)
+    expect(rows).toEqual([
+      ['ended with status 9, 2 errors', '**no**'],
+      ['ended without a summary', '**no**'],
+    ])
+    expect(stderr).toContain('========= Invalid read')
+    expect(status).toBe(1)
+  })
+
+  it('is left out where the program is not there', async (context) => {
+    if (existsSync('/usr/local/cuda/bin/compute-sanitizer')) return context.skip('it is there')
+    const { status, rows } = await sanitized(null)
+    expect(rows.map(([figure]) => figure)).toEqual([
+      expect.stringMatching(/^not measured: compute-sanitizer is neither/),
+      expect.stringMatching(/^not measured: compute-sanitizer is neither/),
+    ])
+    expect(status).toBe(0)
   })
 })
 

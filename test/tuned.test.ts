@@ -202,6 +202,7 @@ describe('what is worth trying', () => {
       tier: 'ram' as const,
       rooms: 0,
       slotsBelow: 0,
+      inRam: null,
       ...{ slots: 40, slotBytes: 25 * MIB, experts: 160, expertReadBytes: 25 * MIB },
       ...{ denseBytes: 0, scaleBytes: 0, scratchBytes: 0 },
       ...more,

@@ -177,6 +177,7 @@ __global__ void __launch_bounds__(kThreads)
     float most = row[0];
     for (int p = lane; p < count; p += kLanes) most = larger(row[p], most);
     most = warp_max(most);
+    __syncwarp();  // all have read the first
     float sum = 0;
     for (int p = lane; p < count; p += kLanes) {
       row[p] = expf(row[p] - most);

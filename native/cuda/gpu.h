@@ -27,6 +27,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 // After an error that is not about memory the device is lost: CUDA refuses every later call.
 inline Status status_of(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return {};
+  cudaGetLastError();  // else the next launch of this thread would report it
   const Code code = error == cudaErrorMemoryAllocation ? Code::out_of_memory : Code::lost;
   return failure(code, "the GPU failed: %s (%s)", cudaGetErrorString(error), what);
 }

@@ -21,7 +21,7 @@ Status gather_head_rows(Gpu& gpu, const StepState& step, const cpu::LogitRow* ro
   const Activations gathered = gpu.head_rows.rows();
   RING_GPU(gather_rows(gpu.queue(), step.stream.normed.wide(), on_device, count, gpu.shape.hidden,
                        gathered.wide));
-  if (gpu.takes_narrow(gpu.weights.head))
+  if (!gpu.limits.head_in_ram && gpu.takes_narrow(gpu.weights.head))
     RING_GPU(narrow(gpu.queue(), gathered, count, gpu.shape.hidden));
   return {};
 }
@@ -29,10 +29,14 @@ Status gather_head_rows(Gpu& gpu, const StepState& step, const cpu::LogitRow* ro
 // Logits of these rows, and their way to the host.
 Status put_logits(Gpu& gpu, const StepState& step, const cpu::LogitRow* rows, int count) {
   RING_TRY(gather_head_rows(gpu, step, rows, count));
+  uint8_t* const logits = gpu.results.data() + kBadBytes;
+  if (gpu.limits.head_in_ram)
+    return multiply_in_ram(gpu, gpu.model.head, gpu.head_rows.wide(), count,
+                           reinterpret_cast<float*>(logits));
   RING_TRY(gpu.multiply(gpu.weights.head, gpu.head_rows.rows(), count, {gpu.head_logits.data()}));
   const size_t values = static_cast<size_t>(count) * gpu.shape.vocabulary;
-  RING_GPU(cudaMemcpyAsync(gpu.results.data() + kBadBytes, gpu.head_logits.data(),
-                           values * sizeof(float), cudaMemcpyDeviceToHost, gpu.compute));
+  RING_GPU(cudaMemcpyAsync(logits, gpu.head_logits.data(), values * sizeof(float),
+                           cudaMemcpyDeviceToHost, gpu.compute));
   return {};
 }
 

@@ -118,11 +118,25 @@ Status hand_over(Gpu& gpu, StepState& step, int32_t layer, const HitRun& run) {
   return {};
 }
 
+// Layers whose MLP the processor computes: those that route are the host's from there on.
+Status run_layers_in_ram(Gpu& gpu, StepState& step, HitRun* run) {
+  const Shape& s = gpu.shape;
+  for (; run->stopped < gpu.layers_in_ram(); ++run->stopped) {
+    RING_TRY(attend(gpu, step, run->stopped, step.stream, step.bad.data()));
+    if (!s.is_moe(run->stopped)) continue;
+    const auto token = static_cast<size_t>(run->stopped - s.first_moe_layer) * step.tokens;
+    return route(gpu, step, run->stopped, run->experts + token * s.top_k,
+                 run->weights + token * s.top_k,
+                 run->scores == nullptr ? nullptr : run->scores + token * s.experts);
+  }
+  return {};
+}
+
 // Whatever comes behind the layer that stops is waited for all the same, so that without a whole
 // step to be expected first one MoE layer is tried, then twice as many, and so on.
 Status run_spans(Gpu& gpu, StepState& step, int32_t index, HitRun* run) {
   const Shape& s = gpu.shape;
-  const bool is_whole = run->stopped == 0 && gpu.trail.goes_far;
+  const bool is_whole = run->stopped == gpu.layers_in_ram() && gpu.trail.goes_far;
   for (int32_t span = 1; run->stopped < s.layers; span *= 2) {
     const int32_t first = run->stopped;
     const int32_t end =
@@ -149,8 +163,12 @@ Status run_hits(Gpu& gpu, StepState& step, int32_t index, int32_t layer, HitRun*
   }
   RING_TRY(gpu.slots.publish(gpu.compute));
   run->stopped = layer;
+  RING_TRY(run_layers_in_ram(gpu, step, run));
+  const int32_t begin = gpu.layers_in_ram();
+  if (run->stopped < begin) return {};
+  const bool is_whole = run->stopped == begin;
   RING_TRY(run_spans(gpu, step, index, run));
-  if (layer == 0) gpu.trail.goes_far = 2 * run->stopped >= gpu.shape.layers;
+  if (is_whole) gpu.trail.goes_far = 2 * (run->stopped - begin) >= gpu.shape.layers - begin;
   return {};
 }
 

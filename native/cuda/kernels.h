@@ -67,8 +67,8 @@ struct Run {
   }
 };
 
-// A few rows of one run, what one block takes: at most kTileRows, where many are multiplied with
-// FP8 weights on tensor cores at most kLargeTileRows. Tiles of both sizes give the same bits.
+// A few rows of one run, what one block takes: at most kTileRows, where many are multiplied on
+// tensor cores at most kLargeTileRows. Tiles of both sizes give the same bits.
 struct Tile {
   int32_t run, row, rows;
 };
@@ -129,15 +129,16 @@ cudaError_t multiply_runs_on_tensor_cores(const Queue& queue, const Run& like, c
                                           const Activations& x, const Order& order,
                                           const Outputs& out, const Ending& ending = {});
 
-// tiles.cu: the same bits for FP8 weights, up to kLargeTileRows of activations a tile; `runs` null:
+// tiles.cu: the same bits, up to kLargeTileRows of activations a tile; `runs` null:
 // `like` itself in such tiles.
 cudaError_t multiply_in_large_tiles(const Queue& queue, const Run& like, const Run* runs,
                                     const Tile* tiles, int tile_count, int rows_most,
                                     const Activations& x, const Order& order, const Outputs& out);
 
-// rows.cu. Rows of the embedding, by id.
-cudaError_t embed(const Queue& queue, const Matrix& embedding, const int32_t* ids, int tokens,
-                  float* out);
+// rows.cu. Rows of the embedding, by id; `are_gathered`: they are all that lies at its data, one
+// after the other, token by token.
+cudaError_t embed(const Queue& queue, const Matrix& embedding, bool are_gathered,
+                  const int32_t* ids, int tokens, float* out);
 // out = weight * x / sqrt(mean(x^2) + epsilon). *bad becomes `layer` where it is -1 and a value is
 // not finite; bad may be null.
 cudaError_t normalise(const Queue& queue, const float* x, const float* weight, int rows,

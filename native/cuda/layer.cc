@@ -53,7 +53,7 @@ Status attend(Gpu& gpu, StepState& step, int32_t layer, Stream& stream, int32_t*
   RING_GPU(normalise(gpu.queue(), residual, w.post_norm, step.tokens, s.hidden, s.epsilon, normed,
                      bad, layer));
   if (s.is_moe(layer)) return {};
-  return gpu.multiply_mlp(w.mlp, normed, step.tokens, {residual, nullptr, true});
+  return gpu.multiply_mlp(layer, normed, step.tokens, {residual, nullptr, true});
 }
 
 Status choose_experts(Gpu& gpu, StepState& step, int32_t layer, const Choices& choices,

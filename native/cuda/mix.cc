@@ -37,9 +37,7 @@ size_t bytes_of_lists(const Gpu& gpu, const StepState& step, int experts, int ro
 // Rows of a tile, where an expert has so many on average: few, or those that have few themselves
 // would be computed as if they had many.
 int tile_rows_for(const Gpu& gpu, int mean) {
-  const bool can_be_large =
-      gpu.are_experts_suitable && gpu.model.experts.front().gate.dtype == Dtype::f8_e4m3;
-  if (!can_be_large || mean <= kTileRows) return kTileRows;
+  if (!gpu.are_experts_suitable || mean <= kTileRows) return kTileRows;
   return mean <= kLargeTileRows / 2 ? kLargeTileRows / 2 : kLargeTileRows;
 }
 
@@ -177,9 +175,8 @@ Status mix(Gpu& gpu, StepState& step, int32_t layer, const ReadyExpert* experts,
 }
 
 Status share(Gpu& gpu, StepState& step, int32_t layer) {
-  const Mlp& shared = gpu.weights.layers[layer].mlp;
-  if (!shared.gate.present()) return {};
-  return gpu.multiply_mlp(shared, step.stream.normed.rows(), step.tokens, {step.shared.data()});
+  if (!gpu.weights.layers[layer].mlp.gate.present()) return {};
+  return gpu.multiply_mlp(layer, step.stream.normed.rows(), step.tokens, {step.shared.data()});
 }
 
 Status settle(Gpu& gpu, StepState& step, int32_t layer) {

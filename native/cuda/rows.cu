@@ -8,11 +8,12 @@ namespace ring::cuda {
 namespace {
 
 template <Dtype kDtype>
-__global__ void embed_rows(const int32_t* stopped, const Matrix embedding, const int32_t* ids,
-                           float* out) {
+__global__ void embed_rows(const int32_t* stopped, const Matrix embedding, bool are_gathered,
+                           const int32_t* ids, float* out) {
   if (is_stopped(stopped)) return;
   const int row = ids[blockIdx.x];
-  const StoredRow<kDtype> stored = stored_row<kDtype>(embedding, row);
+  const StoredRow<kDtype> stored =
+      stored_row<kDtype>(embedding, are_gathered ? static_cast<int>(blockIdx.x) : row);
   const float* scales = scales_of(embedding, row);
   float* to = out + static_cast<int64_t>(blockIdx.x) * embedding.columns;
   for (int k = static_cast<int>(threadIdx.x); k < embedding.columns; k += kRowThreads) {
@@ -92,13 +93,13 @@ __global__ void __launch_bounds__(kRowThreads)
 
 }  // namespace
 
-cudaError_t embed(const Queue& queue, const Matrix& embedding, const int32_t* ids, int tokens,
-                  float* out) {
+cudaError_t embed(const Queue& queue, const Matrix& embedding, bool are_gathered,
+                  const int32_t* ids, int tokens, float* out) {
   const auto kernel = embedding.dtype == Dtype::f8_e4m3 ? embed_rows<Dtype::f8_e4m3>
                       : embedding.dtype == Dtype::bf16  ? embed_rows<Dtype::bf16>
                                                         : embed_rows<Dtype::f32>;
   RING_LAUNCH(kernel, dim3(tokens), dim3(kRowThreads), 0, queue.stream, queue.stopped, embedding,
-              ids, out);
+              are_gathered, ids, out);
   return cudaGetLastError();
 }
 

@@ -23,9 +23,17 @@ int width_of_mlps(const Model& model) {
   return width;
 }
 
+// What the parts of a grid can name, as far as tokens are one of them.
+constexpr int32_t kTokensMost = 65535;
+
 Status check(const Shape& s, const Limits& limits) {
   if (limits.math == Math::bf16)
     return failure(Code::bad_argument, "--math bf16 is of the CPU backend; leave it out");
+  if (limits.step_tokens > kTokensMost)
+    return failure(Code::bad_argument, "a step has at most %d tokens on a GPU, not %d", kTokensMost,
+                   limits.step_tokens);
+  if ((limits.head_in_ram || limits.mlps_in_ram > 0) && limits.processor == nullptr)
+    return failure(Code::bad_argument, "weights stay in RAM, and no processor computes with them");
   const int group = s.heads / s.kv_heads;
   const size_t attention = sizeof(float) * kGroupMost * (s.head_dim + size_t{kSplitPositions});
   const size_t routing = sizeof(float) * (size_t{2} * s.experts + s.groups + s.top_k);
@@ -61,7 +69,8 @@ Status open_step(Gpu& gpu, StepState& step) {
   const size_t blocks =
       static_cast<size_t>(l.parts) * static_cast<size_t>(l.context / l.kv_block_tokens + 1);
   const size_t angles = tokens * static_cast<size_t>(s.rotary_dim / 2);
-  RING_TRY(step.input.open(3 * Parcel::bytes_of<int32_t>(tokens) +
+  const size_t rows = gpu.gathers_embedding() ? tokens * row_bytes_of(gpu.model.embedding) : 0;
+  RING_TRY(step.input.open(3 * Parcel::bytes_of<int32_t>(tokens) + Parcel::bytes_of<uint8_t>(rows) +
                                Parcel::bytes_of<int32_t>(blocks) +
                                2 * Parcel::bytes_of<float>(angles),
                            kWhat));
@@ -108,7 +117,13 @@ Status open_scratch(Gpu& gpu) {
   const size_t rows = std::max(tokens, static_cast<size_t>(gpu.rows_in_flight) + early);
   RING_TRY(gpu.activated.open(rows, width_of_mlps(gpu.model), has_narrow, kWhat));
   RING_TRY(gpu.head_rows.open(kHeadRows, s.hidden, gpu.narrows(s.hidden), kWhat));
-  RING_TRY(gpu.head_logits.open(size_t{kHeadRows} * s.vocabulary, kWhat));
+  if (!l.head_in_ram) RING_TRY(gpu.head_logits.open(size_t{kHeadRows} * s.vocabulary, kWhat));
+  if (l.processor != nullptr) {
+    const size_t most = std::max(tokens, size_t{kHeadRows}) * static_cast<size_t>(s.hidden);
+    RING_TRY(gpu.given.open(most));
+    RING_TRY(gpu.taken.open(most));
+    if (s.first_moe_layer > 0 && l.mlps_in_ram > 0) RING_TRY(gpu.arrived.open(most, kWhat));
+  }
   size_t result_bytes = kBadBytes + sizeof(float) * kHeadRows * s.vocabulary;
   if (s.moe_layers() > 0) {
     const auto experts = static_cast<size_t>(s.experts), top_k = static_cast<size_t>(s.top_k);
@@ -151,6 +166,8 @@ Status Gpu::open() {
   description = std::string("cuda, ") + device.name + ", compute capability " + capability;
   if (products == Products::plain) description += ", plain products";
   identity = "cuda " + capability + " " + kernels + " kernels " + std::to_string(kKernelVersion);
+  if (limits.mlps_in_ram > 0)
+    identity += ", by the processor " + std::to_string(limits.mlps_in_ram) + " MLPs";
 
   are_experts_suitable = products == Products::tensor;
   for (const Mlp& expert : model.experts) {
@@ -164,7 +181,7 @@ Status Gpu::open() {
         limits.step_tokens,
         std::min<int64_t>(limits.step_tokens, limit::unordered_tokens) * shape.top_k);
   }
-  RING_TRY(weights.open(model, compute));
+  RING_TRY(weights.open(model, limits, compute));
   const size_t kv_bytes = kv_head_bytes() * static_cast<size_t>(shape.kv_heads) *
                           static_cast<size_t>(limits.kv_blocks) * static_cast<size_t>(shape.layers);
   RING_TRY(keys.open(kv_bytes, "keys and values; choose a smaller --ctx-size"));
@@ -207,7 +224,11 @@ Status Gpu::multiply(const Matrix& weight, const Activations& x, int rows, const
   return {};
 }
 
-Status Gpu::multiply_mlp(const Mlp& mlp, const Activations& x, int rows, const Outputs& out) {
+Status Gpu::multiply_mlp(int32_t layer, const Activations& x, int rows, const Outputs& out) {
+  if (layer < layers_in_ram())
+    return multiply_mlp_in_ram(*this, model.layers[static_cast<size_t>(layer)].mlp, x.wide, rows,
+                               out.adds, out.out);
+  const Mlp& mlp = weights.layers[static_cast<size_t>(layer)].mlp;
   const Run gated = {mlp.gate, mlp.up, 0, rows};
   const bool on_tensor_cores =
       uses_tensor_cores(mlp.gate) && uses_tensor_cores(mlp.up) && mlp.gate.dtype == mlp.up.dtype;

@@ -1,5 +1,6 @@
 // State of the CUDA backend and the parts of a layer, in the order in which they happen: layer.cc,
-// mix.cc, foresee.cc, and head.cc at the end; hits.cc is layers one after the other. Everything is
+// mix.cc, foresee.cc, and head.cc at the end; hits.cc is layers one after the other, inram.cc what
+// the processor computes of them. Everything is
 // allocated at open. Work is given to one compute stream in the order of the calls and copies into
 // slots to another; a function waits only where it hands data to the caller.
 #pragma once
@@ -56,6 +57,7 @@ struct StepState {
   std::vector<Part> parts;
   Parcel input;  // ids and positions, sent by begin
   const int32_t* device_ids = nullptr;
+  const uint8_t* device_rows = nullptr;  // of the embedding, where that stays in RAM
   Positions where{};
   Stream stream, early;       // early: at most limit::ahead_tokens
   DeviceArray<int32_t> bad;   // first layer whose values were not finite, or -1
@@ -98,6 +100,9 @@ struct Gpu {
   DeviceArray<int32_t> attention_tickets;  // [tokens][kv heads], 0 between launches
   DeviceArray<uint16_t> ahead_experts;
   RowArray attended, activated, early_rows, head_rows;
+  // Rows [tokens][hidden] on their way to the processor, from it, and there again.
+  PinnedArray<float> given, taken;
+  DeviceArray<float> arrived;
   int64_t rows_in_flight = 0;  // of routed experts, at most
   Trail trail;
   Graphs graphs;
@@ -126,8 +131,13 @@ struct Gpu {
 
   // out = weight . x for every row.
   Status multiply(const Matrix& weight, const Activations& x, int rows, const Outputs& out);
-  // down(silu(gate x) * (up x)) of a dense or shared MLP.
-  Status multiply_mlp(const Mlp& mlp, const Activations& x, int rows, const Outputs& out);
+  // down(silu(gate x) * (up x)) of a layer's dense MLP or shared expert, without bias.
+  Status multiply_mlp(int32_t layer, const Activations& x, int rows, const Outputs& out);
+  // Layers whose MLP the processor computes come first.
+  int32_t layers_in_ram() const {
+    return limits.mlps_in_ram < shape.layers ? limits.mlps_in_ram : shape.layers;
+  }
+  bool gathers_embedding() const { return weights.embedding.data == nullptr; }
 };
 
 // layer.cc: `bad` may be null.
@@ -149,6 +159,11 @@ PairOutputs pairs_of(const StepState& step);
 Status attend_ahead(Gpu& gpu, StepState& step, int32_t layer);
 Status look_ahead(Gpu& gpu, StepState& step, int32_t layer, int32_t later_layer, bool attended,
                   uint16_t* experts, float* scores);
+// inram.cc: rows [rows][hidden] in memory of the GPU. `out` of the first lies in RAM, of the second
+// there, where `adds` they are added to.
+Status multiply_in_ram(Gpu& gpu, const Matrix& weight, const float* x, int rows, float* out);
+Status multiply_mlp_in_ram(Gpu& gpu, const Mlp& mlp, const float* x, int rows, bool adds,
+                           float* out);
 // head.cc
 Status sample(Gpu& gpu, StepState& step, const Sampling* sampling, const HeadOutput& out);
 // kv.cc

@@ -19,9 +19,9 @@ __device__ inline uint32_t word_of(const uint4& words, int index) {
 }
 
 // FP8 weights, which are exact in F16, times activations in F16. A lane's 16 columns are four
-// slices of a product; of the activations they are two vectors of words.
+// slices of a product; of the activations they are two parts of 16 bytes, with two slices each.
 struct Fp8 {
-  static constexpr int kBytes = 1, kSlices = 4;
+  static constexpr int kBytes = 1, kSlices = 4, kPartSlices = 2;
   static constexpr bool kHasFactors = true;
 
   static __device__ const uint8_t* row_of(const Activations& x, int64_t row, int columns) {
@@ -35,19 +35,21 @@ struct Fp8 {
     mark |= nan_mark(codes);
     halves_of_codes(codes, first, second);
   }
+  // A part of the activations as products take it.
+  static __device__ uint4 prepared(const uint4& part) { return part; }
+  // Of one of its slices.
   static __device__ void add_products(float (&sums)[kStrips][4], const uint32_t (&a)[kStrips][4],
-                                      const uint4 (&x)[2], int slice) {
-    const uint4& eight = x[slice / 2];
-    const uint32_t b[2] = {word_of(eight, slice % 2 * 2), word_of(eight, slice % 2 * 2 + 1)};
+                                      const uint4& part, int slice) {
+    const uint32_t b[2] = {word_of(part, slice * 2), word_of(part, slice * 2 + 1)};
 #pragma unroll
     for (int strip = 0; strip < kStrips; ++strip) multiply_fragments(sums[strip], a[strip], b);
   }
 };
 
 // BF16 weights times activations as the sum of two BF16 numbers, 16 bits of mantissa between them.
-// A lane's eight columns are two slices.
+// A lane's eight columns are two slices, a part of 16 bytes each.
 struct Bf16 {
-  static constexpr int kBytes = 2, kSlices = 2;
+  static constexpr int kBytes = 2, kSlices = 2, kPartSlices = 1;
   static constexpr bool kHasFactors = false;
 
   static __device__ const uint8_t* row_of(const Activations& x, int64_t row, int columns) {
@@ -60,14 +62,15 @@ struct Bf16 {
     first = word_of(words, slice * 2);
     second = word_of(words, slice * 2 + 1);
   }
+  static __device__ uint4 prepared(const uint4& part) {
+    uint4 split;
+    split_pair(__uint_as_float(part.x), __uint_as_float(part.y), split.x, split.z);
+    split_pair(__uint_as_float(part.z), __uint_as_float(part.w), split.y, split.w);
+    return split;
+  }
   static __device__ void add_products(float (&sums)[kStrips][4], const uint32_t (&a)[kStrips][4],
-                                      const uint4 (&x)[2], int slice) {
-    uint32_t high[2], low[2];
-#pragma unroll
-    for (int pair = 0; pair < 2; ++pair) {
-      split_pair(__uint_as_float(word_of(x[slice], pair * 2)),
-                 __uint_as_float(word_of(x[slice], pair * 2 + 1)), high[pair], low[pair]);
-    }
+                                      const uint4& part, int) {
+    const uint32_t high[2] = {part.x, part.y}, low[2] = {part.z, part.w};
 #pragma unroll
     for (int strip = 0; strip < kStrips; ++strip) {
       multiply_bf16_fragments(sums[strip], a[strip], low);

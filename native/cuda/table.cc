@@ -27,6 +27,15 @@ int32_t round_up_positions(int32_t positions, int32_t context) {
   return std::max(positions, std::min(rounded, context));
 }
 
+// Of the embedding that stays in RAM, the rows of a step's tokens, one after the other.
+void gather_embedding(const Gpu& gpu, StepState& step, const StepInput& input) {
+  const size_t each = row_bytes_of(gpu.model.embedding);
+  uint8_t* row = step.input.place(static_cast<size_t>(input.tokens) * each, &step.device_rows);
+  for (int32_t token = 0; token < input.tokens; ++token)
+    row = std::copy_n(gpu.model.embedding.data + static_cast<size_t>(input.ids[token]) * each, each,
+                      row);
+}
+
 // Where every token stands, and the angles of its rotation, as they lie in the parcel.
 Status send_input(Gpu& gpu, StepState& step, const StepInput& input) {
   const Shape& s = gpu.shape;
@@ -38,6 +47,7 @@ Status send_input(Gpu& gpu, StepState& step, const StepInput& input) {
     blocks += static_cast<size_t>((part.position + part.tokens + block_tokens - 1) / block_tokens);
   step.input.clear();
   int32_t* ids = step.input.place(tokens, &step.device_ids);
+  if (gpu.gathers_embedding()) gather_embedding(gpu, step, input);
   int32_t* position = step.input.place(tokens, &step.where.position);
   int32_t* first_block = step.input.place(tokens, &step.where.first_block);
   float* cos = step.input.place(tokens * half, &step.where.cos);
@@ -86,7 +96,9 @@ Status begin(void* self, int32_t step_index, const StepInput* input) {
   step.ids.assign(input->ids, input->ids + input->tokens);
   RING_TRY(send_input(gpu, step, *input));
   RING_GPU(cudaMemsetAsync(step.bad.data(), 0xff, sizeof(int32_t), gpu.compute));
-  RING_GPU(embed(gpu.queue(), gpu.weights.embedding, step.device_ids, step.tokens,
+  Matrix embedding = gpu.weights.embedding;
+  if (gpu.gathers_embedding()) embedding.data = step.device_rows;
+  RING_GPU(embed(gpu.queue(), embedding, gpu.gathers_embedding(), step.device_ids, step.tokens,
                  step.stream.residual.data()));
   return {};
 }

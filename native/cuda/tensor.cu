@@ -70,7 +70,9 @@ __device__ void multiply_block(const Strip (&strips)[kStrips], WeightBlock& weig
       }
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile)
-        Stored::add_products(sums[tile], a, activations[tile], slice);
+        Stored::add_products(sums[tile], a,
+                             Stored::prepared(activations[tile][slice / Stored::kPartSlices]),
+                             slice % Stored::kPartSlices);
     }
     if (block + 1 < end) read_weights<Stored>(strips, block + 1, step, columns, weights);
   }
@@ -283,7 +285,7 @@ void launch_rows(const Launch& l) {
 }
 
 cudaError_t launch(const Launch& l) {
-  if (l.like.weight.dtype == Dtype::f8_e4m3 && l.rows_most > kTileRows)
+  if (l.rows_most > kTileRows)
     return multiply_in_large_tiles(l.queue, l.like, l.runs, l.tiles, l.tile_count, l.rows_most, l.x,
                                    l.order, l.out);
   if (l.like.weight.dtype == Dtype::bf16)

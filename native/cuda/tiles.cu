@@ -1,7 +1,7 @@
-// Products on tensor cores for many rows of activations, of FP8 weights: a block of threads turns
-// its weights into F16 once, step by step in shared memory, and multiplies them with 64 or 128
-// rows. A warp takes two strips of weights and 32 rows, over all columns; it adds them up in the
-// shares in which the warps of tensor.cu do, so that a row has the same bits here and there.
+// Products on tensor cores for many rows of activations: a block of threads makes of its weights
+// what products take once, step by step in shared memory, and multiplies them with 64 or 128 rows.
+// A warp takes two strips of weights and 32 rows, over all columns; it adds them up in the shares
+// in which the warps of tensor.cu do, so that a row has the same bits here and there.
 #include "strips.h"
 #include "swiglu.h"
 
@@ -22,14 +22,14 @@ struct Plan {
 };
 
 // One step of columns in shared memory, as lanes take it.
-template <int kGroups>
+template <typename Stored, int kGroups>
 struct Stage {
-  uint4 weights[Plan<kGroups>::kAllStrips][Fp8::kSlices][kLanes];
+  uint4 weights[Plan<kGroups>::kAllStrips][Stored::kSlices][kLanes];
   uint4 rows[kGroups * kTiles][kParts][kLanes];
 };
 
 // What a thread brings into a stage: of a warp's own strip, and of its tiles of rows.
-template <int kGroups>
+template <typename Stored, int kGroups>
 struct Loader {
   Strip strip;
   const uint8_t* rows[Plan<kGroups>::kUnits];
@@ -37,33 +37,33 @@ struct Loader {
   uint32_t marks[2];
 
   __device__ void read(int step, int columns, int warp) {
-    const int column = lane_column<Fp8>(step / kSteps, step % kSteps);
+    const int column = lane_column<Stored>(step / kSteps, step % kSteps);
     const bool is_within = column < columns;
     if (warp < Plan<kGroups>::kAllStrips) {
 #pragma unroll
       for (int half = 0; half < 2; ++half)
-        weights_held[half] =
-            is_within ? load_once(strip.row[half] + column) : make_uint4(0, 0, 0, 0);
+        weights_held[half] = is_within ? load_once(strip.row[half] + column * Stored::kBytes)
+                                       : make_uint4(0, 0, 0, 0);
     }
 #pragma unroll
     for (int unit = 0; unit < Plan<kGroups>::kUnits; ++unit) {
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
-        const int at = column * Fp8::kActivationBytes + part * kLaneBytes;
+        const int at = column * Stored::kActivationBytes + part * kLaneBytes;
         rows_held[unit][part] =
             is_within ? *reinterpret_cast<const uint4*>(rows[unit] + at) : make_uint4(0, 0, 0, 0);
       }
     }
   }
 
-  __device__ void store(Stage<kGroups>& stage, int warp, int lane) {
+  __device__ void store(Stage<Stored, kGroups>& stage, int warp, int lane) {
     if (warp < Plan<kGroups>::kAllStrips) {
 #pragma unroll
-      for (int slice = 0; slice < Fp8::kSlices; ++slice) {
+      for (int slice = 0; slice < Stored::kSlices; ++slice) {
         uint32_t a[4];
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          Fp8::weights_of(weights_held[half], slice, a[half], a[half + 2], marks[half]);
+          Stored::weights_of(weights_held[half], slice, a[half], a[half + 2], marks[half]);
         stage.weights[warp][slice][lane] = make_uint4(a[0], a[1], a[2], a[3]);
       }
     }
@@ -71,7 +71,7 @@ struct Loader {
     for (int unit = 0; unit < Plan<kGroups>::kUnits; ++unit) {
 #pragma unroll
       for (int part = 0; part < kParts; ++part)
-        stage.rows[warp + unit * kWarps][part][lane] = rows_held[unit][part];
+        stage.rows[warp + unit * kWarps][part][lane] = Stored::prepared(rows_held[unit][part]);
     }
   }
 };
@@ -79,8 +79,9 @@ struct Loader {
 using Sums = float[kTiles][kStrips][4];
 
 // Adds the products of one step, in the order of its slices.
-template <int kGroups>
-__device__ void add_step(const Stage<kGroups>& stage, int pair, int group, int lane, Sums& sums) {
+template <typename Stored, int kGroups>
+__device__ void add_step(const Stage<Stored, kGroups>& stage, int pair, int group, int lane,
+                         Sums& sums) {
 #pragma unroll
   for (int part = 0; part < kParts; ++part) {
     uint4 rows[kTiles];
@@ -88,21 +89,17 @@ __device__ void add_step(const Stage<kGroups>& stage, int pair, int group, int l
     for (int tile = 0; tile < kTiles; ++tile)
       rows[tile] = stage.rows[group * kTiles + tile][part][lane];
 #pragma unroll
-    for (int within = 0; within < 2; ++within) {
+    for (int within = 0; within < Stored::kPartSlices; ++within) {
       uint32_t a[kStrips][4];
 #pragma unroll
       for (int strip = 0; strip < kStrips; ++strip) {
-        const uint4 words = stage.weights[pair * kStrips + strip][part * 2 + within][lane];
+        const int slice = part * Stored::kPartSlices + within;
+        const uint4 words = stage.weights[pair * kStrips + strip][slice][lane];
         a[strip][0] = words.x, a[strip][1] = words.y, a[strip][2] = words.z, a[strip][3] = words.w;
       }
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        const uint32_t b[2] = {word_of(rows[tile], within * 2),
-                               word_of(rows[tile], within * 2 + 1)};
-#pragma unroll
-        for (int strip = 0; strip < kStrips; ++strip)
-          multiply_fragments(sums[tile][strip], a[strip], b);
-      }
+      for (int tile = 0; tile < kTiles; ++tile)
+        Stored::add_products(sums[tile], a, rows[tile], within);
     }
   }
 }
@@ -128,22 +125,24 @@ struct Shares {
   bool has_empty;
 };
 
+template <typename Stored>
 __device__ inline Shares shares_of(int columns) {
-  const int blocks = (columns + kBlockColumns<Fp8> - 1) / kBlockColumns<Fp8>;
+  const int blocks = (columns + kBlockColumns<Stored> - 1) / kBlockColumns<Stored>;
   const int count = blocks < kWarpsMost ? blocks : kWarpsMost;
   const int each = (blocks + count - 1) / count;
   return {blocks, each, each * (count - 1) >= blocks};
 }
 
 // All columns. Both stages are free in the end.
-template <int kGroups>
-__device__ void multiply_columns(Loader<kGroups>& loader, Stage<kGroups> (&stages)[2],
+template <typename Stored, int kGroups>
+__device__ void multiply_columns(Loader<Stored, kGroups>& loader,
+                                 Stage<Stored, kGroups> (&stages)[2],
                                  const Strip (&strips)[kStrips], int columns, bool is_idle,
                                  Sums& all) {
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int warp = static_cast<int>(threadIdx.x) / kLanes;
   const int pair = warp % Plan<kGroups>::kPairs, group = warp / Plan<kGroups>::kPairs;
-  const Shares shares = shares_of(columns);
+  const Shares shares = shares_of<Stored>(columns);
   const float ones[kStrips] = {1, 1};
   Sums sums = {}, totals = {};
   int left = shares.each;  // blocks of this share
@@ -165,7 +164,7 @@ __device__ void multiply_columns(Loader<kGroups>& loader, Stage<kGroups> (&stage
     for (int strip = 0; strip < kStrips; ++strip) {
       const float* of = strips[strip].scales;
       scales[strip] =
-          of == nullptr ? 1.0f : of[block * kBlockColumns<Fp8> >> strips[strip].scale_shift];
+          of == nullptr ? 1.0f : of[block * kBlockColumns<Stored> >> strips[strip].scale_shift];
     }
     fold(scales, sums, totals);
     if (--left > 0 && block + 1 < shares.blocks) continue;
@@ -177,10 +176,10 @@ __device__ void multiply_columns(Loader<kGroups>& loader, Stage<kGroups> (&stage
 }
 
 // Rows [first, end) of a run, at most kGroupRows * kGroups of them.
-template <int kGroups, bool kIsGated>
+template <typename Stored, int kGroups, bool kIsGated>
 __device__ void multiply_tile(const Run& run, int first, int end, const Activations& x,
                               const Order& order, const Outputs& outputs) {
-  __shared__ Stage<kGroups> stages[2];
+  __shared__ Stage<Stored, kGroups> stages[2];
   const Matrix& w = run.weight;
   const Matrix& second = kIsGated ? run.up : run.weight;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
@@ -191,19 +190,20 @@ __device__ void multiply_tile(const Run& run, int first, int end, const Activati
   const auto row_of = [&](int of_pair, int strip) {
     return first_row + of_pair * kPairRows + (kIsGated ? 0 : strip * kStripRows);
   };
-  Loader<kGroups> loader = {};
+  Loader<Stored, kGroups> loader = {};
   loader.strip =
-      strip_of<Fp8>(warp % kStrips == 0 ? w : second, row_of(warp / kStrips, warp % kStrips));
+      strip_of<Stored>(warp % kStrips == 0 ? w : second, row_of(warp / kStrips, warp % kStrips));
 #pragma unroll
   for (int unit = 0; unit < Plan<kGroups>::kUnits; ++unit) {
     const int row = first + (warp + unit * kWarps) * kTokens + lane / 4;
-    loader.rows[unit] = Fp8::row_of(x, placed(order.source, row < end ? row : end - 1), w.columns);
+    loader.rows[unit] =
+        Stored::row_of(x, placed(order.source, row < end ? row : end - 1), w.columns);
   }
-  const Strip strips[kStrips] = {strip_of<Fp8>(w, row_of(pair, 0)),
-                                 strip_of<Fp8>(second, row_of(pair, 1))};
+  const Strip strips[kStrips] = {strip_of<Stored>(w, row_of(pair, 0)),
+                                 strip_of<Stored>(second, row_of(pair, 1))};
   Sums all = {};
   const int first_token = first + group * kGroupRows;
-  multiply_columns<kGroups>(loader, stages, strips, w.columns, first_token >= end, all);
+  multiply_columns<Stored, kGroups>(loader, stages, strips, w.columns, first_token >= end, all);
 
   constexpr int kRows = Plan<kGroups>::kAllStrips * kStripRows;
   int* nan_rows = reinterpret_cast<int*>(&stages[0]);  // [strip][row]
@@ -222,11 +222,11 @@ __device__ void multiply_tile(const Run& run, int first, int end, const Activati
       const int token = first_token + tile * kTokens + lane % 4 * 2 + i % 2;
       const int strip_row = lane / 4 + i / 2 * 8;
       if (token >= end) continue;
-      const float factor = x.factors[placed(order.source, token)];
+      const float factor = Stored::kHasFactors ? x.factors[placed(order.source, token)] : 1.0f;
       const auto output = [&](const Matrix& of, int strip, int row) {
         if (nan_rows[(pair * kStrips + strip) * kStripRows + strip_row] != 0)
           return __uint_as_float(0x7fc00000u);
-        return all[tile][strip][i] * (scale_of_row<Fp8>(of, row) * factor);
+        return all[tile][strip][i] * (scale_of_row<Stored>(of, row) * factor);
       };
 #pragma unroll
       for (int strip = 0; strip < (kIsGated ? 1 : kStrips); ++strip) {
@@ -243,7 +243,7 @@ __device__ void multiply_tile(const Run& run, int first, int end, const Activati
 }
 
 // As in tensor.cu. Blocks that have weights in common run side by side.
-template <int kGroups, bool kIsGated>
+template <typename Stored, int kGroups, bool kIsGated>
 __global__ void __launch_bounds__(kWarps* kLanes, 1)
     multiply_large_tiles(const int32_t* stopped, const __grid_constant__ Run only, const Run* runs,
                          const Tile* tiles, const Activations x, const Order order,
@@ -259,18 +259,29 @@ __global__ void __launch_bounds__(kWarps* kLanes, 1)
     end = tile.row + tile.rows;
   }
   if (is_stopped(stopped) || first >= end) return;
-  multiply_tile<kGroups, kIsGated>(*run, first, end, x, order, outputs);
+  multiply_tile<Stored, kGroups, kIsGated>(*run, first, end, x, order, outputs);
 }
 
-template <int kGroups, bool kIsGated>
+template <typename Stored, int kGroups, bool kIsGated>
 void launch(const Queue& queue, const Run& like, const Run* runs, const Tile* tiles, int tile_count,
             const Activations& x, const Order& order, const Outputs& out) {
   const int rows = Plan<kGroups>::kPairs * kStripRows * (kIsGated ? 1 : kStrips);
   const int size = kGroups * kGroupRows;
   if (runs == nullptr) tile_count = (like.rows + size - 1) / size;
-  const auto kernel = multiply_large_tiles<kGroups, kIsGated>;
+  const auto kernel = multiply_large_tiles<Stored, kGroups, kIsGated>;
   RING_LAUNCH(kernel, dim3(tile_count, (like.weight.rows + rows - 1) / rows), dim3(kWarps * kLanes),
               0, queue.stream, queue.stopped, like, runs, tiles, x, order, out);
+}
+
+template <typename Stored>
+void launch_format(const Queue& queue, const Run& like, const Run* runs, const Tile* tiles,
+                   int tile_count, int rows_most, const Activations& x, const Order& order,
+                   const Outputs& out) {
+  const bool is_large = rows_most > 2 * kGroupRows;
+  const auto of_size = like.up.present()
+                           ? (is_large ? launch<Stored, 4, true> : launch<Stored, 2, true>)
+                           : (is_large ? launch<Stored, 4, false> : launch<Stored, 2, false>);
+  of_size(queue, like, runs, tiles, tile_count, x, order, out);
 }
 
 }  // namespace
@@ -278,10 +289,8 @@ void launch(const Queue& queue, const Run& like, const Run* runs, const Tile* ti
 cudaError_t multiply_in_large_tiles(const Queue& queue, const Run& like, const Run* runs,
                                     const Tile* tiles, int tile_count, int rows_most,
                                     const Activations& x, const Order& order, const Outputs& out) {
-  const auto of_size = like.up.present()
-                           ? (rows_most > 2 * kGroupRows ? launch<4, true> : launch<2, true>)
-                           : (rows_most > 2 * kGroupRows ? launch<4, false> : launch<2, false>);
-  of_size(queue, like, runs, tiles, tile_count, x, order, out);
+  const auto launch = like.weight.dtype == Dtype::bf16 ? launch_format<Bf16> : launch_format<Fp8>;
+  launch(queue, like, runs, tiles, tile_count, rows_most, x, order, out);
   return cudaGetLastError();
 }
 

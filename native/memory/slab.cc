@@ -40,6 +40,9 @@ Status Slab::reserve(uint64_t bytes) {
   data_ = begin + before;
   madvise(data_, bytes_, MADV_HUGEPAGE);
   madvise(data_, bytes_, MADV_DONTDUMP);
+  // Pages that a GPU has pinned would be copied for every child, or the GPU would go on with those
+  // that the child keeps.
+  madvise(data_, bytes_, MADV_DONTFORK);
   return {};
 }
 

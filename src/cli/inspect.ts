@@ -3,10 +3,13 @@
 import { readdirSync } from 'node:fs'
 import os from 'node:os'
 import { probeGpu } from '../engine/backend.js'
+import { sizesOf } from '../engine/budget.js'
+import { divideGpuMemory, type FreeMemory } from '../engine/gpubudget.js'
+import { movableOf } from '../engine/inram.js'
 import { availableBytes } from '../engine/memory.js'
-import { openCheckpoint } from '../model/checkpoint.js'
+import { type Checkpoint, openCheckpoint } from '../model/checkpoint.js'
 import { type ModelConfig, readConfig } from '../model/config.js'
-import { systemReason } from '../model/error.js'
+import { ModelError, systemReason } from '../model/error.js'
 import { type Inventory, inventory, inventoryOfConfig } from '../model/inventory.js'
 import { cudaReport } from './doctor.js'
 import { Failure, Status } from './failure.js'
@@ -18,24 +21,30 @@ import { inspectionTable } from './table.js'
 /** All sizes in bytes, shares from 0 to 1. Keys as `inspect --json` prints them. */
 export type Inspection = ReturnType<typeof inspectionOf>
 
+interface Read {
+  readonly config: ModelConfig
+  readonly figures: Inventory
+  /** Null: there are no weights. */
+  readonly checkpoint: Checkpoint | null
+}
+
 /** Returns the exit status; throws for everything that a person is to be told. */
 export async function inspect(model: string | undefined, flags: SharedFlags): Promise<number> {
   refuseUnavailable(flags)
   logFor(flags)
   const source = findModel(model)
-  const { config, figures } = readModel(source.folder, flags)
-  const inspection = inspectionOf(source.name, config, figures, flags)
+  const inspection = inspectionOf(source.name, readModel(source.folder, flags), flags)
   process.stdout.write(flags.json ? `${JSON.stringify(inspection)}\n` : inspectionTable(inspection))
   return Status.done
 }
 
-function readModel(folder: string, { ropeScaling }: SharedFlags) {
+function readModel(folder: string, { ropeScaling }: SharedFlags): Read {
   if (hasWeights(folder)) {
     const checkpoint = openCheckpoint(folder, { ropeScaling })
-    return { config: checkpoint.config, figures: inventory(checkpoint) }
+    return { config: checkpoint.config, figures: inventory(checkpoint), checkpoint }
   }
   const config = readConfig(folder, { ropeScaling })
-  return { config, figures: inventoryOfConfig(config) }
+  return { config, figures: inventoryOfConfig(config), checkpoint: null }
 }
 
 /** An index without its shards is a damaged checkpoint, not a bare config. */
@@ -47,11 +56,12 @@ function hasWeights(folder: string): boolean {
   }
 }
 
-function inspectionOf(name: string, config: ModelConfig, figures: Inventory, flags: SharedFlags) {
+function inspectionOf(name: string, { config, figures, checkpoint }: Read, flags: SharedFlags) {
   const { parameters, bytes, experts } = figures
   const kvPerToken = bytes.kvPerToken * (flags.kvType === 'f32' ? 2 : 1)
   const { yarn } = config
   const freeBytes = availableBytes()
+  const gpu = probeGpu()
   return {
     model: name,
     architecture: figures.architecture,
@@ -96,9 +106,33 @@ function inspectionOf(name: string, config: ModelConfig, figures: Inventory, fla
       cores: os.availableParallelism(),
       memory_bytes: os.totalmem(),
       free_bytes: freeBytes,
-      cuda: cudaReport(probeGpu()),
+      cuda: cudaReport(gpu),
     },
     fit: fitOf(config, figures, kvPerToken, freeBytes, flags),
+    gpu_fit:
+      typeof gpu === 'string' || checkpoint === null
+        ? null
+        : gpuFitOf(checkpoint, { ram: freeBytes, gpu: gpu.probe.freeBytes }, flags),
+  }
+}
+
+/** What the engine would have in the GPU's memory, and what stays in RAM; or why it would not. */
+function gpuFitOf(checkpoint: Checkpoint, free: FreeMemory, flags: SharedFlags) {
+  const { ctxSize, kvType, expertVram } = flags
+  const sizes = { ...sizesOf(checkpoint), ...movableOf(checkpoint) }
+  try {
+    const wishes = { contextTokens: ctxSize, kvType, expertVram }
+    const { plan, experts } = divideGpuMemory(checkpoint.config, sizes, wishes, free)
+    return {
+      problem: null,
+      context: plan.contextTokens,
+      experts: experts.slots,
+      head_in_ram: experts.inRam?.head ?? false,
+      mlps_in_ram: experts.inRam?.mlps ?? 0,
+    }
+  } catch (error) {
+    if (error instanceof ModelError) return { problem: error.message }
+    throw error
   }
 }
 

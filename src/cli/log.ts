@@ -1,5 +1,6 @@
 // What a command says beside its data, on stderr: what was opened, what was decided without being
 // asked, how fast it went. Silent with --quiet; errors do not come through here.
+import type { InRam } from '../engine/inram.js'
 import type { EngineFacts } from '../engine/protocol.js'
 import type { RequestStats, Usage } from '../engine/stats.js'
 import { tell } from './failure.js'
@@ -79,7 +80,15 @@ function memoryLines({ experts, plan }: EngineFacts): string[] {
     `${place}: ${slots} of ${experts.experts} experts have a slot (${share} %), ${sizeText(slots * slotBytes)}; ` +
       `dense weights ${sizeText(denseBytes)}, scales ${sizeText(scaleBytes)}, KV ${sizeText(plan.kvBytes)}, ` +
       `scratch ${sizeText(scratchBytes)}${onTheWay}`,
+    ...(experts.inRam === null ? [] : [inRamLine(experts.inRam)]),
   ]
+}
+
+/** What a GPU has no room for. */
+function inRamLine({ mlps, bytes }: InRam): string {
+  const also =
+    mlps === 0 ? '' : ` and the MLPs of ${mlps === 1 ? 'layer 0' : `layers 0 to ${mlps - 1}`}`
+  return `the GPU has no room for all that every token needs: the head${also} (${sizeText(bytes)}) stay in memory, and the processor computes with them`
 }
 
 /** Bytes with three digits, in powers of 1024. */

@@ -66,6 +66,9 @@ function machineRows(inspection: Inspection): Row[] {
       `${machine.cores} cores, ${bytesText(machine.free_bytes)} of ${bytesText(machine.memory_bytes)} memory free`,
     ],
     ['GPU', gpuText(machine)],
+    ...(inspection.gpu_fit === null
+      ? []
+      : [['fits on the GPU', gpuFitText(inspection.gpu_fit, inspection)] as const]),
     ['fits in memory', fitText(inspection)],
   ]
 }
@@ -73,6 +76,13 @@ function machineRows(inspection: Inspection): Row[] {
 function gpuText({ cuda }: Inspection['machine']): string {
   if (cuda.problem !== null) return `not used: ${cuda.problem}`
   return `${cuda.name}, ${bytesText(cuda.bytes_free)} of ${bytesText(cuda.bytes)} free`
+}
+
+function gpuFitText(fit: NonNullable<Inspection['gpu_fit']>, { experts }: Inspection): string {
+  if (fit.problem !== null) return fit.problem
+  const mlps = fit.mlps_in_ram === 0 ? '' : ` and the MLPs of ${fit.mlps_in_ram} layers`
+  const inRam = fit.head_in_ram ? `; the head${mlps} stay in memory, for the processor` : ''
+  return `${count(fit.experts)} of ${count(experts.total)} experts, KV for ${count(fit.context)} positions${inRam}`
 }
 
 function fitText({ fit, experts, bytes, machine }: Inspection): string {

@@ -4,6 +4,7 @@
 import type { Checkpoint, Layer, Matrix, Mlp } from '../model/checkpoint.js'
 import type { ModelConfig } from '../model/config.js'
 import { ModelError } from '../model/error.js'
+import type { InRam } from './inram.js'
 import { kvBlockTokens } from './kv.js'
 import { automaticKvShare, type LayoutWishes, type MemoryPlan, planMemory } from './layout.js'
 
@@ -46,9 +47,12 @@ export interface ExpertPlan {
   readonly experts: number
   /** Bytes of one expert that are read when it is missing, on average. */
   readonly expertReadBytes: number
+  /** Where slots lie. */
   readonly denseBytes: number
   readonly scaleBytes: number
   readonly scratchBytes: number
+  /** Weights that every token needs and a GPU has no room for; null: there are none. */
+  readonly inRam: InRam | null
 }
 
 /** Blocks that direct reads are made of; native/io/drive.h has the same number. */
@@ -69,7 +73,7 @@ export function sizesOf(checkpoint: Checkpoint): WeightSizes {
   let denseBytes = 0
   const addDense = (matrix: Matrix | null) => {
     if (matrix === null) return
-    denseBytes += bytesOf(matrix)
+    denseBytes += weightBytes(matrix)
     scaleBytes += scaleBytesOf(matrix)
   }
   for (const matrix of new Set([checkpoint.embedding, checkpoint.finalNorm, checkpoint.head]))
@@ -79,8 +83,8 @@ export function sizesOf(checkpoint: Checkpoint): WeightSizes {
     for (const expert of layer.experts) {
       let own = 0
       for (const matrix of matricesOf(expert)) {
-        own += Math.ceil(bytesOf(matrix) / blockBytes) * blockBytes + blockBytes
-        expertBytes += bytesOf(matrix)
+        own += Math.ceil(weightBytes(matrix) / blockBytes) * blockBytes + blockBytes
+        expertBytes += weightBytes(matrix)
         scaleBytes += scaleBytesOf(matrix)
       }
       slotBytes = Math.max(slotBytes, own)
@@ -130,6 +134,7 @@ export function planExperts(
     denseBytes: sizes.denseBytes,
     scaleBytes: sizes.scaleBytes,
     scratchBytes: scratch,
+    inRam: null,
   }
   if (loadMode === 'mapped') {
     return {
@@ -245,7 +250,7 @@ export function slotsFor(budget: ExpertBudget, sizes: WeightSizes): number {
 
 const elementBytes = { F8_E4M3: 1, BF16: 2, F32: 4 } as const
 
-function bytesOf(matrix: Matrix): number {
+export function weightBytes(matrix: Matrix): number {
   return matrix.rows * matrix.columns * elementBytes[matrix.dtype]
 }
 
@@ -258,7 +263,7 @@ function scaleBytesOf(matrix: Matrix): number {
   )
 }
 
-function matricesOf(mlp: Mlp): Matrix[] {
+export function matricesOf(mlp: Mlp): Matrix[] {
   return [mlp.gate, mlp.up, mlp.down]
 }
 

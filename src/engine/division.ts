@@ -6,6 +6,7 @@ import { ModelError } from '../model/error.js'
 import { type BackendWish, chooseBackend, type GpuBackend } from './backend.js'
 import { type BudgetWishes, divideMemory, type ExpertPlan, sizesOf } from './budget.js'
 import { divideGpuMemory } from './gpubudget.js'
+import { movableOf } from './inram.js'
 import type { LayoutWishes, MemoryPlan } from './layout.js'
 import { availableBytes } from './memory.js'
 
@@ -30,7 +31,8 @@ export function divide(checkpoint: Checkpoint, wishes: DivisionWishes): Division
   if (gpu === null) return onProcessor(checkpoint, wishes, note)
   try {
     const free = { ram: availableBytes(), gpu: gpu.probe.freeBytes }
-    const divided = divideGpuMemory(checkpoint.config, sizesOf(checkpoint), wishes, free)
+    const sizes = { ...sizesOf(checkpoint), ...movableOf(checkpoint) }
+    const divided = divideGpuMemory(checkpoint.config, sizes, wishes, free)
     return { gpu, ...divided, note: null }
   } catch (error) {
     const isAskedFor = backend === 'cuda' || expertVram !== undefined

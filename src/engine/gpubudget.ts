@@ -1,7 +1,8 @@
-// How memory is divided where a GPU computes: weights that every token needs, KV and activations lie in its
-// memory, and experts have slots in what is left. In RAM lies what is copied there: those weights once more,
-// rooms for experts on their way, and, where the GPU does not hold all of them, as many more as fit, so that
-// they are copied and not read again. Pure, like budget.ts, and refuses in the same words.
+// How memory is divided where a GPU computes: weights that every token needs (but for what inram.ts leaves in
+// RAM), KV and activations lie in its memory, and experts have slots in what is left. In RAM lies what is
+// copied there: those weights once more, rooms for experts on their way, and, where the GPU does not hold all
+// of them, as many more as fit, so that they are copied and not read again. Pure, like budget.ts, and refuses
+// in the same words.
 import type { ModelConfig } from '../model/config.js'
 import { ModelError } from '../model/error.js'
 import {
@@ -17,6 +18,7 @@ import {
   slotsIn,
   type WeightSizes,
 } from './budget.js'
+import { firstFitting, type InRam, type Movable } from './inram.js'
 import { automaticKvShare, type LayoutWishes, type MemoryPlan, planMemory } from './layout.js'
 
 /** Of the GPU's free memory, what is left for whatever else takes some: a screen, fragments. */
@@ -31,6 +33,8 @@ const roomsBesideReads = 2
 const roomsLeast = 4
 const roomsMost = 64
 const instead = '--backend cpu computes without it'
+/** A context that other things make room for where nobody asks for one. */
+const usefulContext = 4096
 
 /** Bytes before anything was allocated. */
 export interface FreeMemory {
@@ -41,7 +45,7 @@ export interface FreeMemory {
 /** Throws ModelError when the wishes cannot be met. */
 export function divideGpuMemory(
   config: ModelConfig,
-  sizes: WeightSizes,
+  sizes: WeightSizes & Movable,
   wishes: LayoutWishes & BudgetWishes,
   free: FreeMemory,
 ): { plan: MemoryPlan; experts: ExpertPlan } {
@@ -51,27 +55,17 @@ export function divideGpuMemory(
     )
   }
   const { denseBytes, scaleBytes } = sizes
-  const headRoom = Math.max(headRoomBytes, free.gpu * gpuHeadRoomShare)
-  const forKv = free.gpu - denseBytes - scaleBytes
-  if (forKv < headRoom) {
-    throw new ModelError(
-      `not enough GPU memory: dense weights and scales need ${denseBytes + scaleBytes} bytes and head room ${Math.ceil(headRoom)}, and ${free.gpu} are free; ${instead}`,
-    )
-  }
-  const isScarce = !holdsAll(sizes, free.gpu)
-  const plan = planMemory(config, wishes, forKv, isScarce ? scarceKvShare : automaticKvShare)
-  const logits = 4 * config.vocabulary * plan.sequences
-  const scratch = stepsOpen * (scratchBytes(config, plan.stepTokens, 0) + logits)
-  const pool: Pool = {
-    flag: '--expert-vram',
-    name: 'GPU memory',
-    asked: wishes.expertVram,
-    most: undefined,
-    freeBytes: free.gpu,
-    headRoom,
-    last: instead,
-  }
-  const slots = sizes.experts === 0 ? 0 : slotsIn(pool, sizes, config.topK, plan, scratch)
+  const placed = (way: InRam, of: typeof wishes) => onGpu(config, sizes, of, free.gpu, way)
+  const contextTokens = wishes.contextTokens ?? Math.min(config.context, usefulContext)
+  // How many slots somebody wants is no reason to compute elsewhere.
+  const inRam = firstFitting(sizes, (way) =>
+    placed(way, { ...wishes, contextTokens, expertVram: undefined }),
+  )
+  const shared = placed(inRam, wishes)
+  const isShort = wishes.expertVram === undefined && shared.plan.contextTokens < contextTokens
+  const { plan, slots, scratch, gpuDenseBytes } = isShort
+    ? placed(inRam, { ...wishes, contextTokens })
+    : shared
   const expertReadBytes = sizes.experts === 0 ? 0 : sizes.expertBytes / sizes.experts
   const rooms = Math.min(slots, roomsFor(wishes, expertReadBytes))
   const copies = denseBytes + scaleBytes + rooms * sizes.slotBytes
@@ -94,11 +88,48 @@ export function divideGpuMemory(
     slotBytes: sizes.slotBytes,
     experts: sizes.experts,
     expertReadBytes,
-    denseBytes,
+    denseBytes: gpuDenseBytes,
     scaleBytes,
     scratchBytes: scratch,
+    inRam: inRam.bytes > 0 ? inRam : null,
   }
   return { plan, experts }
+}
+
+/** What lies in the GPU's memory where so much stays in RAM. Throws ModelError where that is too much. */
+function onGpu(
+  config: ModelConfig,
+  all: WeightSizes & Movable,
+  wishes: LayoutWishes & BudgetWishes,
+  freeBytes: number,
+  inRam: InRam,
+): { plan: MemoryPlan; slots: number; scratch: number; gpuDenseBytes: number } {
+  const denseBytes = all.denseBytes - all.embeddingBytes - inRam.bytes
+  const sizes = { ...all, denseBytes }
+  const { scaleBytes } = sizes
+  const headRoom = Math.max(headRoomBytes, freeBytes * gpuHeadRoomShare)
+  const forKv = freeBytes - denseBytes - scaleBytes
+  if (forKv < headRoom) {
+    const lightest = inRam.bytes > 0 ? ', the head and all MLPs left in RAM' : ''
+    throw new ModelError(
+      `not enough GPU memory: dense weights and scales need ${denseBytes + scaleBytes} bytes${lightest} and head room ${Math.ceil(headRoom)}, and ${freeBytes} are free; ${instead}`,
+    )
+  }
+  const isScarce = !holdsAll(sizes, freeBytes)
+  const plan = planMemory(config, wishes, forKv, isScarce ? scarceKvShare : automaticKvShare)
+  const logits = 4 * config.vocabulary * plan.sequences
+  const scratch = stepsOpen * (scratchBytes(config, plan.stepTokens, 0) + logits)
+  const pool: Pool = {
+    flag: '--expert-vram',
+    name: 'GPU memory',
+    asked: wishes.expertVram,
+    most: undefined,
+    freeBytes,
+    headRoom,
+    last: instead,
+  }
+  const slots = sizes.experts === 0 ? 0 : slotsIn(pool, sizes, config.topK, plan, scratch)
+  return { plan, slots, scratch, gpuDenseBytes: denseBytes }
 }
 
 /** How many experts have a slot in RAM below those of the GPU; rooms count as part of what is asked for. */

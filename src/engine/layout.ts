@@ -13,6 +13,7 @@ import type { Checkpoint } from '../model/checkpoint.js'
 import type { ModelConfig } from '../model/config.js'
 import { ModelError } from '../model/error.js'
 import { ropeFrequencies } from '../model/rope.js'
+import type { InRam } from './inram.js'
 import { blocksFor, kvBlockTokens } from './kv.js'
 import type { TensorTables } from './tables.js'
 
@@ -144,6 +145,8 @@ export interface LayoutParts {
   readonly library?: string
   readonly rooms?: number
   readonly slotsBelow?: number
+  /** Null or absent: a backend has all weights where it computes. */
+  readonly inRam?: InRam | null
   readonly control: Int32Array
   readonly counters: Float64Array
   /** See Layout.ahead and Layout.scores. */
@@ -184,6 +187,8 @@ export function layoutOf(parts: LayoutParts): Layout {
       kvDtype: plan.kvType === 'f32' ? Dtype.f32 : Dtype.bf16,
       threads: plan.threads,
       math: MathKind[wishes.math ?? 'f32'],
+      headInRam: parts.inRam?.head ?? false,
+      mlpsInRam: parts.inRam?.mlps ?? 0,
     },
     slots,
     library: parts.library ?? '',

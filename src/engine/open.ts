@@ -148,6 +148,7 @@ export function openModel(
     library: gpu?.library ?? '',
     rooms: planned.rooms,
     slotsBelow: planned.slotsBelow,
+    inRam: planned.inRam,
     control,
     counters: counters.device,
     ahead: distances,

@@ -1,5 +1,6 @@
 // Layers of the CUDA backend that run without the host, on the emulation: the bits of layers that
 // it looks after, however many experts have slots, and one graph for a token whose experts all do.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -24,8 +25,8 @@ std::vector<std::vector<Piece>> later_steps() {
 
 void speak_prompt(Session& session) { session.run({{ids_of(9, 1), 0, 0}, {ids_of(4, 2), 0, 20}}); }
 
-std::vector<Result> watched(const Model& model) {
-  Session session(ring_backend(), model, Dtype::bf16, 36);
+std::vector<Result> watched(const Model& model, InRam in_ram = {}) {
+  Session session(ring_backend(), model, Dtype::bf16, 36, in_ram);
   speak_prompt(session);
   std::vector<Result> results;
   for (const std::vector<Piece>& pieces : later_steps()) results.push_back(session.run(pieces));
@@ -34,8 +35,8 @@ std::vector<Result> watched(const Model& model) {
 
 // Returns how many layers stopped.
 int require_same_by_hits(const Model& model, const std::vector<Result>& expected, int slots,
-                         const Waves& waves, const char* what) {
-  Session session(ring_backend(), model, Dtype::bf16, slots);
+                         const Waves& waves, const char* what, InRam in_ram = {}) {
+  Session session(ring_backend(), model, Dtype::bf16, slots, in_ram);
   speak_prompt(session);
   size_t step = 0;
   int stops = 0;
@@ -100,6 +101,23 @@ RING_CASE(cuda_hits_shared,
   for (const bool is_wide : {true, false}) {
     const RandomModel random(kBlocksOf128, true, is_wide ? 64 : kWidth, is_wide ? nullptr : &kBf16);
     require_same_by_hits(random.model, watched(random.model), 36, {}, "another shared expert");
+  }
+}
+
+RING_CASE(cuda_hits_in_ram,
+          "cuda: layers by themselves behind those whose MLP the processor computes") {
+  const RandomModel random(kBlocksOf128);
+  for (const InRam in_ram :
+       {InRam{true, 0}, InRam{true, 1}, InRam{true, 3}, InRam{false, kLayers}}) {
+    const std::vector<Result> expected = watched(random.model, in_ram);
+    const uint64_t before = emulated::counts().graphs;
+    const int stops = require_same_by_hits(random.model, expected, 36, {}, "in RAM", in_ram);
+    require(in_ram.mlps == kLayers || emulated::counts().graphs > before, "%d MLPs: no graph",
+            in_ram.mlps);
+    // Shared experts in RAM stop their layers.
+    require(stops >= static_cast<int>(later_steps().size()) * std::max(0, in_ram.mlps - 1),
+            "%d stops", stops);
+    require_same_by_hits(random.model, expected, 7, {2, true}, "in RAM, few slots", in_ram);
   }
 }
 

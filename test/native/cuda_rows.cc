@@ -98,8 +98,19 @@ RING_CASE(cuda_embedding, "cuda: rows of the embedding are what is stored, in ev
     const std::vector<int32_t> ids = {19, 0, 7, 7};
     const OnGpu<int32_t> ids_there(ids);
     const OnGpu<float> out(ids.size() * 150);
-    require_gpu(cuda::embed(test_stream(), there.matrix(), ids_there.data(), 4, out.data()));
+    require_gpu(cuda::embed(test_stream(), there.matrix(), false, ids_there.data(), 4, out.data()));
     const std::vector<float> rows = out.read();
+    const size_t each = size_t{150} * bytes_of(format.dtype);
+    std::vector<uint8_t> stored;
+    for (const int32_t id : ids) {
+      const uint8_t* from = table.matrix().data + static_cast<size_t>(id) * each;
+      stored.insert(stored.end(), from, from + each);
+    }
+    const OnGpu<uint8_t> gathered(stored);
+    Matrix few = there.matrix();
+    few.data = gathered.data();
+    require_gpu(cuda::embed(test_stream(), few, true, ids_there.data(), 4, out.data()));
+    require(out.read() == rows, "%s: gathered rows give others", format.name);
     for (int t = 0; t < 4; ++t) {
       for (int k = 0; k < 150; ++k) {
         const double expected = table.value(ids[t], k);

@@ -187,6 +187,42 @@ RING_CASE(cuda_ahead, "cuda: looking ahead scores as the CPU does, and changes n
   require_same(results[1], expected, "after looking ahead");
 }
 
+RING_CASE(cuda_in_ram, "cuda: weights that stay in RAM give what they give on the GPU") {
+  const Setting setting("RING_CUDA_KERNELS", "plain");
+  for (const Format& format : {kBlocksOf128, kBf16}) {
+    const RandomModel random(format);
+    Session all(ring_backend(), random.model, Dtype::f32, 36);
+    const std::vector<Result> expected = speak(all, {}, kCertain);
+    // The head; the dense MLP; and shared experts, of one layer or all.
+    for (const InRam in_ram :
+         {InRam{true, 0}, InRam{true, 1}, InRam{false, 2}, InRam{true, kLayers + 1}}) {
+      Session some(ring_backend(), random.model, Dtype::f32, 36, in_ram);
+      const std::vector<Result> found = speak(some, {}, kCertain);
+      for (size_t i = 0; i < found.size(); ++i) {
+        require(found[i].experts == expected[i].experts && found[i].next == expected[i].next,
+                "%s, %d MLPs, step %zu: another token", format.name, in_ram.mlps, i);
+        require_error(difference(found[i], expected[i]), 2e-5, format.name);
+      }
+      require(in_ram.mlps == 0 || strstr(some.backend().identify(some.self()), "processor"),
+              "what is kept of it is taken for the GPU's");
+    }
+  }
+}
+
+RING_CASE(cuda_in_ram_bits,
+          "cuda: weights that stay in RAM give the same bits by the prompt and by token") {
+  const RandomModel random(kBlocksOf128);
+  const std::vector<int32_t> ids = ids_of(150, 3);
+  Session session(ring_backend(), random.model, Dtype::bf16, 12, {true, 3});
+  const auto piece = [&](int begin, int end) {
+    return Piece{std::vector<int32_t>(ids.begin() + begin, ids.begin() + end), begin, 4};
+  };
+  const Result large = session.run({piece(0, 150)}, {4, false});
+  session.run({piece(0, 149)}, {12, true});
+  require_same(Result{session.run({piece(149, 150)}).logits, {}, {}, {}, {}},
+               Result{large.logits, {}, {}, {}, {}}, "a token alone");
+}
+
 RING_CASE(cuda_kv_blocks,
           "cuda: a copied, a fetched and a returned KV block hold what was computed") {
   const RandomModel random(kRowScales);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "cpu/processor.h"
 #include "harness.h"
 #include "reference.h"
 
@@ -131,19 +132,31 @@ struct Waves {
   bool falling = false;
 };
 
+// Weights that a backend leaves in RAM: see Limits.
+struct InRam {
+  bool head = false;
+  int mlps = 0;
+};
+
 class Session {
  public:
   // slots 0: weights are computed with where they lie.
-  Session(const Backend* backend, const Model& model, Dtype kv, int slots, int step_tokens = 160)
+  Session(const Backend* backend, const Model& model, Dtype kv, int slots, InRam in_ram = {})
       : backend_(backend), model_(model), slots_(slots) {
     Limits limits{};
-    limits.step_tokens = step_tokens;
+    limits.step_tokens = 160;
     limits.parts = 4;
     limits.context = kContext;
     limits.kv_blocks = kBlocks;
     limits.kv_block_tokens = kBlockTokens;
     limits.kv_dtype = kv;
     limits.threads = 2;
+    limits.head_in_ram = in_ram.head;
+    limits.mlps_in_ram = in_ram.mlps;
+    if (in_ram.head || in_ram.mlps > 0) {
+      require_ok(cpu::lend_processor(model_, limits, &processor_));
+      limits.processor = processor_.get();
+    }
     require_ok(backend_->open(&model_, &limits, &self_));
     if (slots_ > 0) require_ok(backend_->open_slots(self_, slots_));
     holds_.assign(static_cast<size_t>(slots_), -1);
@@ -300,6 +313,7 @@ class Session {
   const Backend* backend_;
   const Model& model_;
   int slots_;
+  std::shared_ptr<const Processor> processor_;
   void* self_ = nullptr;
   std::vector<int32_t> ids_;
   std::vector<Part> parts_;

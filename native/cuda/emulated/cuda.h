@@ -47,6 +47,8 @@ enum cudaError_t : int {
   cudaErrorNoDevice = 100,
   cudaErrorNoKernelImageForDevice = 209,
   cudaErrorNotReady = 600,
+  cudaErrorHostMemoryAlreadyRegistered = 712,
+  cudaErrorHostMemoryNotRegistered = 713,
   cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorStreamCaptureInvalidated = 901,
   cudaErrorStreamCaptureUnmatched = 903,
@@ -150,6 +152,7 @@ void require_usable(const Argument& argument) {
 template <typename... Parameters, typename... Arguments>
 void launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                    Stream* stream, const Arguments&... arguments) {
+  static_assert((sizeof(Parameters) + ... + 0) <= 4096, "what older drivers pass to a kernel");
   launch(
       grid, block, shared_bytes, stream, [=] { kernel(arguments...); },
       [=] { (require_usable<std::decay_t<Arguments>>(arguments), ...); });

@@ -17,6 +17,7 @@ std::atomic<uint64_t> kernels{0}, graphs{0}, waits{0};
 cudaError_t refuse_while_recording() {
   if (recorded == nullptr) return cudaSuccess;
   is_broken = true;
+  set_last_error(cudaErrorStreamCaptureUnsupported);
   return cudaErrorStreamCaptureUnsupported;
 }
 

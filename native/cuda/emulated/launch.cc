@@ -147,8 +147,8 @@ void launch(dim3 grid, dim3 block, size_t shared_bytes, Stream* stream,
   constexpr unsigned kGridMost = 65535;
   const bool good = grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.x <= 0x7fffffffu &&
                     grid.y <= kGridMost && grid.z <= kGridMost && block.x > 0 &&
-                    block.x <= kThreadsMost && block.y == 1 && block.z == 1 &&
-                    shared_bytes <= kSharedBytesMost;
+                    block.x <= kThreadsMost && block.x % kLanes == 0 && block.y == 1 &&
+                    block.z == 1 && shared_bytes <= kSharedBytesMost;
   if (!good) return set_last_error(cudaErrorInvalidValue);
   check();
   count_kernel(stream);

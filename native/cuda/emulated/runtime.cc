@@ -16,11 +16,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kAlignment = 256;
+constexpr size_t kPageBytes = 4096;
 constexpr size_t kMemoryBytes = size_t{2} << 30;
 
 struct Device {
   std::mutex mutex;
-  std::map<uintptr_t, size_t> allocations, pinned;
+  std::map<uintptr_t, size_t> allocations, pinned, registered;
   size_t taken_bytes = 0;
 };
 
@@ -75,6 +76,12 @@ void check_copy(const void* to, const void* from, size_t bytes, cudaMemcpyKind k
     fail("a copy goes to memory of the wrong kind", to);
   if (is_device(from, bytes) != (kind != cudaMemcpyHostToDevice))
     fail("a copy comes from memory of the wrong kind", from);
+}
+
+// What a call returns that has failed; the next cudaGetLastError of this thread says it once more.
+cudaError_t failed(cudaError_t error) {
+  last_error = error;
+  return error;
 }
 
 // Memory of the host that a recorded copy names must be there, and in one place, whenever it runs.
@@ -159,7 +166,7 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   const std::lock_guard lock(d.mutex);
   *pointer = nullptr;
   if (bytes == 0) return cudaSuccess;
-  if (d.taken_bytes + bytes > memory_bytes()) return cudaErrorMemoryAllocation;
+  if (d.taken_bytes + bytes > memory_bytes()) return failed(cudaErrorMemoryAllocation);
   // Exactly as much as asked for, so that a sanitizer sees the first byte too many.
   if (posix_memalign(pointer, kAlignment, bytes) != 0) return cudaErrorMemoryAllocation;
   // What nobody has written reads as NaN.
@@ -199,9 +206,27 @@ cudaError_t cudaFreeHost(void* pointer) {
   return cudaSuccess;
 }
 
-// All memory of the host is alike here.
-cudaError_t cudaHostRegister(void*, size_t, unsigned) { return cudaSuccess; }
-cudaError_t cudaHostUnregister(void*) { return cudaSuccess; }
+// By whole pages, none of them twice.
+cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned) {
+  if (const cudaError_t refused = refuse_while_recording()) return refused;
+  const uintptr_t first = reinterpret_cast<uintptr_t>(pointer) / kPageBytes;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(pointer) + bytes - 1) / kPageBytes + 1;
+  Device& d = device();
+  const std::lock_guard lock(d.mutex);
+  for (const auto& [base, size] : d.registered) {
+    if (base / kPageBytes < end && first < (base + size - 1) / kPageBytes + 1)
+      return failed(cudaErrorHostMemoryAlreadyRegistered);
+  }
+  d.registered[reinterpret_cast<uintptr_t>(pointer)] = bytes;
+  return cudaSuccess;
+}
+
+cudaError_t cudaHostUnregister(void* pointer) {
+  if (const cudaError_t refused = refuse_while_recording()) return refused;
+  const std::lock_guard lock(device().mutex);
+  const size_t found = device().registered.erase(reinterpret_cast<uintptr_t>(pointer));
+  return found == 1 ? cudaSuccess : failed(cudaErrorHostMemoryNotRegistered);
+}
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
@@ -221,7 +246,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
                               size_t width, size_t height, cudaMemcpyKind kind,
                               cudaStream_t stream) {
-  if (width > to_pitch || width > from_pitch) return cudaErrorInvalidValue;
+  if (width > to_pitch || width > from_pitch) return failed(cudaErrorInvalidValue);
   for (size_t row = 0; row < height; ++row) {
     void* target = static_cast<uint8_t*>(to) + row * to_pitch;
     const void* source = static_cast<const uint8_t*>(from) + row * from_pitch;
@@ -284,5 +309,5 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (const cudaError_t refused = refuse_while_recording()) return refused;
   if (event->stream == nullptr) return cudaSuccess;
   drain(event->stream, event->number, true);
-  return event->stream->done >= event->number ? cudaSuccess : cudaErrorNotReady;
+  return event->stream->done >= event->number ? cudaSuccess : failed(cudaErrorNotReady);
 }

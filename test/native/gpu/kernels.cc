@@ -98,6 +98,14 @@ std::vector<float> activations(int64_t count) {
   return x;
 }
 
+// That what was timed was computed: outputs begin as NaN.
+void require_written(const OnGpu<float>& out, size_t count) {
+  const std::vector<float> values = out.read();
+  test::require(std::all_of(values.begin(), values.begin() + static_cast<int64_t>(count),
+                            [](float value) { return std::isfinite(value); }),
+                "an output is not finite");
+}
+
 std::string of_tokens(int tokens) {
   return std::to_string(tokens) + (tokens == 1 ? " token" : " tokens");
 }
@@ -115,6 +123,7 @@ void Bench::linear(const std::string& name, const Format& format, int rows, int 
     require_gpu(cuda::multiply_on_tensor_cores(stream, {weights.at(turn % turns), {}, 0, tokens},
                                                x.rows(), {out.data()}));
   });
+  require_written(out, static_cast<size_t>(tokens) * rows);
   if (tokens < 32)
     add_read(name, bytes, seconds, bound);
   else
@@ -152,15 +161,24 @@ struct Pool {
         down(kFp8, m.hidden, m.width, count, 33) {}
 };
 
+// As the backend takes them, where an expert has so many on average.
+int tile_rows_for(int mean) {
+  return mean <= cuda::kTileRows            ? cuda::kTileRows
+         : mean <= cuda::kLargeTileRows / 2 ? cuda::kLargeTileRows / 2
+                                            : cuda::kLargeTileRows;
+}
+
 // Expert `first` + i of the pool has rows[i] rows, of tokens 0, 1, ... in turn.
 Flight plan(const Pool& pool, const std::vector<int>& rows, int first) {
   Flight flight;
+  const int all = std::accumulate(rows.begin(), rows.end(), 0);
+  const int tile_rows = tile_rows_for(all / static_cast<int>(rows.size()));
   for (size_t i = 0; i < rows.size(); ++i) {
     const int expert = (first + static_cast<int>(i)) % pool.gate.count();
     flight.gated.push_back({pool.gate.at(expert), pool.up.at(expert), flight.rows, rows[i]});
     flight.down.push_back({pool.down.at(expert), {}, flight.rows, rows[i]});
-    for (int row = 0; row < rows[i]; row += cuda::kTileRows) {
-      const int in_tile = std::min(cuda::kTileRows, rows[i] - row);
+    for (int row = 0; row < rows[i]; row += tile_rows) {
+      const int in_tile = std::min(tile_rows, rows[i] - row);
       flight.tiles.push_back({static_cast<int32_t>(i), flight.rows + row, in_tile});
       flight.most = std::max(flight.most, in_tile);
     }
@@ -228,6 +246,10 @@ void Bench::experts(const ModelShape& m, const std::vector<std::vector<int>>& ro
                                                     f.tiles.data(), tiles, f.here.most,
                                                     between.rows(), {}, {out.data()}));
   });
+  size_t rows_least = rows_most;
+  for (const auto& flight : flights)
+    rows_least = std::min(rows_least, static_cast<size_t>(flight->here.rows));
+  require_written(out, rows_least * static_cast<size_t>(m.hidden));
   if (counts_products)
     add_products(what, 6.0 * m.width * m.hidden * rows / turns, seconds, bound);
   else
@@ -266,6 +288,7 @@ void Bench::attention(const std::string& name, const ModelShape& m, int context,
     require_gpu(cuda::attend(stream, s, where, kv, 0, 1, context, qkv.data(), parts.data(),
                              tickets.data(), out.data()));
   });
+  require_written(out, static_cast<size_t>(s.heads) * s.head_dim);
   add_read(name, bytes, seconds, bound);
 }
 
@@ -286,6 +309,7 @@ void Bench::router(const std::string& name, const ModelShape& m, int tokens,
     require_gpu(cuda::choose(stream, s, logits.data(), bias.data(), tokens,
                              {chosen.data(), weights.data(), order.data(), logits.data()}));
   });
+  require_written(weights, pairs);
   add_microseconds(name, seconds, bound);
 }
 

@@ -62,9 +62,9 @@ cudaError_t multiply_runs_on_tensor_cores(const Queue& queue, const Run& like, c
   return door().measure->multiply_runs_on_tensor_cores(queue, like, runs, tiles, tile_count,
                                                        rows_most, x, order, out, ending);
 }
-cudaError_t embed(const Queue& queue, const Matrix& embedding, const int32_t* ids, int tokens,
-                  float* out) {
-  return door().measure->embed(queue, embedding, ids, tokens, out);
+cudaError_t embed(const Queue& queue, const Matrix& embedding, bool are_gathered,
+                  const int32_t* ids, int tokens, float* out) {
+  return door().measure->embed(queue, embedding, are_gathered, ids, tokens, out);
 }
 cudaError_t normalise(const Queue& queue, const float* x, const float* weight, int rows,
                       int columns, float epsilon, const Activations& out, int32_t* bad, int layer) {

@@ -1,6 +1,7 @@
 // Whole layers and whole tokens through the backend's table, as the engine drives it: one sequence,
-// the same step again and again, so that its experts lie in slots from the second on. Between two
-// steps more weights are read than any cache holds.
+// the same step again and again, so that its experts lie in slots from the second on and layers run
+// by themselves; and, for comparison, layer by layer. Between two steps more weights are read than
+// any cache holds.
 #include <algorithm>
 #include <cstring>
 
@@ -40,7 +41,6 @@ class Decode {
     require_ok(backend_.open_slots(self_, slots_));
     held_.assign(model_.experts.size(), -1);
     chosen_.resize(moe_layers * shape_.top_k);
-    routed_at_.resize(moe_layers);
     for (int block = 0; block < blocks; ++block) blocks_.push_back(block);
     const std::vector<uint8_t> kv = make_here(
         Dtype::bf16, int64_t{2} * shape_.layers * shape_.kv_heads * kBlockTokens * shape_.head_dim,
@@ -52,7 +52,9 @@ class Decode {
   Decode(const Decode&) = delete;
   Decode& operator=(const Decode&) = delete;
 
-  void run() {
+  // Layers by themselves, as the engine runs them where all hit; the first step of all is none
+  // such.
+  void run(bool by_themselves) {
     const int32_t id = 3;
     Part part{};
     part.tokens = 1;
@@ -63,10 +65,7 @@ class Decode {
     part.blocks = blocks_.data();
     const StepInput input = {1, 1, &id, &part};
     require_ok(backend_.begin(self_, 0, &input));
-    for (int layer = 0; layer < shape_.layers; ++layer) {
-      require_ok(backend_.attend(self_, 0, layer));
-      if (shape_.is_moe(layer)) run_experts(layer);
-    }
+    by_themselves ? run_hits() : run_layers();
     int32_t next = -1;
     float logprob = 0;
     Sampling greedy{};
@@ -81,18 +80,34 @@ class Decode {
     ++steps_;
   }
 
-  // Of the last step: from one layer's routing to the next one's, on average.
-  double layer_seconds() const {
-    return (routed_at_.back() - routed_at_.front()) / static_cast<double>(routed_at_.size() - 1);
-  }
+  // Of the last step that ran by itself: from the first layer to the end of the last.
+  double layers_seconds() const { return layers_seconds_; }
 
  private:
+  void run_layers() {
+    for (int layer = 0; layer < shape_.layers; ++layer) {
+      require_ok(backend_.attend(self_, 0, layer));
+      if (shape_.is_moe(layer)) run_experts(layer);
+    }
+  }
+
+  void run_hits() {
+    std::vector<uint16_t> experts(chosen_.size());
+    std::vector<float> weights(chosen_.size());
+    HitRun run = {0, experts.data(), weights.data(), nullptr};
+    const double start = now();
+    require_ok(backend_.run_hits(self_, 0, 0, &run));
+    layers_seconds_ = now() - start;
+    require(run.stopped == shape_.layers, "layer %d stops although its experts lie in slots",
+            run.stopped);
+    require(experts == chosen_, "the same step routes otherwise by itself");
+  }
+
   void run_experts(int layer) {
     const auto moe = static_cast<size_t>(layer - shape_.first_moe_layer);
     std::vector<uint16_t> experts(static_cast<size_t>(shape_.top_k));
     std::vector<float> weights(experts.size());
     require_ok(backend_.route(self_, 0, layer, experts.data(), weights.data(), nullptr));
-    routed_at_[moe] = now();
     require_ok(backend_.share(self_, 0, layer));
     uint16_t* const before = &chosen_[moe * experts.size()];
     if (steps_ > 0)
@@ -129,7 +144,7 @@ class Decode {
   int steps_ = 0;
   std::vector<int32_t> held_, blocks_;
   std::vector<uint16_t> chosen_;
-  std::vector<double> routed_at_;
+  double layers_seconds_ = 0;
 };
 
 double bytes_of_mlp(const ModelShape& m, int width) { return 3.0 * m.hidden * width; }
@@ -145,10 +160,9 @@ double bytes_of_moe_layer(const ModelShape& m, int positions) {
          (m.top_k + 1) * bytes_of_mlp(m, m.width);
 }
 
-double bytes_of_token(const ModelShape& m, int positions) {
+double bytes_of_layers(const ModelShape& m, int positions) {
   return m.dense_layers * (bytes_of_attention(m, positions) + bytes_of_mlp(m, m.dense_width)) +
-         (m.layers - m.dense_layers) * bytes_of_moe_layer(m, positions) +
-         2.0 * m.vocabulary * m.hidden;
+         (m.layers - m.dense_layers) * bytes_of_moe_layer(m, positions);
 }
 
 // Steps of a model behind so many other positions.
@@ -156,24 +170,33 @@ void measure_steps(const Effort& effort, const Ceilings& ceilings, const ModelSh
                    const SyntheticModel& synthetic, int position, const std::string& what,
                    Table& table) {
   Decode decode(synthetic, position);
-  decode.run();
-  const int tries = effort.is_tiny ? 2 : 30;
-  std::vector<double> ratios, tokens, shares, layer_times;
-  const double floor = bytes_of_moe_layer(m, position + 1) / ceilings.read_bytes;
-  const double token_floor = bytes_of_token(m, position + 1) / ceilings.read_bytes;
-  for (int attempt = -2; attempt < tries; ++attempt) {
+  const auto seconds_of_step = [&](bool by_themselves) {
     const double start = now();
-    decode.run();
-    const double seconds = now() - start;
+    decode.run(by_themselves);
+    return now() - start;
+  };
+  seconds_of_step(false);
+  const int tries = effort.is_tiny ? 1 : 30;
+  std::vector<double> ratios, tokens, shares, layer_times, watched;
+  const double floor = bytes_of_layers(m, position + 1) / ceilings.read_bytes;
+  const double head_floor = 2.0 * m.vocabulary * m.hidden / ceilings.read_bytes;
+  // The first few are given piece by piece, then recorded.
+  for (int attempt = -3; attempt < tries; ++attempt) {
+    const double seconds = seconds_of_step(true);
     if (attempt < 0) continue;
-    layer_times.push_back(decode.layer_seconds() * 1e6);
-    ratios.push_back(decode.layer_seconds() / floor);
+    layer_times.push_back(decode.layers_seconds() * 1e6 / m.layers);
+    ratios.push_back(decode.layers_seconds() / floor);
     tokens.push_back(1 / seconds);
-    shares.push_back(token_floor / seconds);
+    shares.push_back((floor + head_floor) / seconds);
+  }
+  for (int attempt = -1; attempt < tries; ++attempt) {
+    const double seconds = seconds_of_step(false);
+    if (attempt >= 0) watched.push_back(1 / seconds);
   }
   const bool is_part = m.name == "1T";
-  table.add(what + ": a MoE layer, of reading its weights", ratios, "times as long",
-            is_part ? Bound{1.25, 1.15, true} : Bound{}, text_of(figure_of(layer_times)) + " us");
+  table.add(what + ": layers, of reading their weights", ratios, "times as long",
+            is_part ? Bound{1.25, 1.15, true} : Bound{},
+            text_of(figure_of(layer_times)) + " us each");
   if (is_part) return;
   const bool is_h200 = strstr(door().probe.name, "H200") != nullptr;
   const Bound asked = !is_h200            ? Bound{}
@@ -182,6 +205,7 @@ void measure_steps(const Effort& effort, const Ceilings& ceilings, const ModelSh
                                           : Bound{};
   table.add(what + ": whole tokens", tokens, "tokens/s", asked,
             text_of(figure_of(shares)) + " of reading");
+  table.add(what + ": whole tokens, the host between layers", watched, "tokens/s", {});
 }
 
 // Of Ring-1T a few layers: all of it would take a minute to copy, and a layer is a layer.
@@ -210,8 +234,6 @@ void measure_whole(const Effort& effort, const Ceilings& ceilings, Table& table)
   for (const ModelShape& m : model_shapes(effort.is_tiny)) {
     attempt(effort, table, m.name, [&] { measure_model(effort, ceilings, m, table); });
   }
-  table.leave_out("all-hit decode: work of the host between layers",
-                  "the table stops at every layer");
 }
 
 }  // namespace ring::gpu

@@ -98,7 +98,7 @@ struct HitRun {
 };
 
 // Raised by one whenever the table, or what it points to, changes.
-constexpr uint32_t kBackendVersion = 7;
+constexpr uint32_t kBackendVersion = 8;
 
 struct Backend {
   uint32_t version;
@@ -127,7 +127,9 @@ struct Backend {
   Status (*look_ahead)(void* self, int32_t step, int32_t layer, int32_t later_layer, bool attended,
                        uint16_t* experts, float* scores);
   // Computes the routed outputs of these experts. Steps above limit::unordered_tokens hand them
-  // over in rising index, smaller ones in any order.
+  // over in rising index, smaller ones in any order. One that is still being copied into its slot
+  // by `fill` is computed when what it needs of the copy is there; whatever is given to the backend
+  // behind it waits.
   Status (*mix)(void* self, int32_t step, int32_t layer, const ReadyExpert* experts, int32_t count);
   // Adds routed outputs in rising expert index, then what `share` made, then the residual.
   Status (*settle)(void* self, int32_t step, int32_t layer);
@@ -145,15 +147,23 @@ struct Backend {
   // Copies under way come to their end first.
   void (*close)(void* self);
 
-  // The next six are null in a backend that computes where weights lie in RAM.
+  // What the experts of the current layer are computed on, [tokens][hidden] F32, and outputs of
+  // some of its pairs = token * top_k + rank that were computed elsewhere, [count][hidden];
+  // `settle` adds them with the others. Between route and settle of a step of at most
+  // limit::ahead_tokens.
+  Status (*read_input)(void* self, int32_t step, float* rows);
+  Status (*take_outputs)(void* self, int32_t step, const int32_t* pairs, int32_t count,
+                         const float* outputs);
+
+  // All that follow are null in a backend that computes where weights lie in RAM.
   // Makes so many slots, each large enough for any expert of the model, its matrices at aligned
   // places. Once, after open.
   Status (*open_slots)(void* self, int32_t count);
   // Begins to copy an expert of the model (MoE layer x experts + index) into a slot from RAM, where
   // its three matrices lie at `host` at any byte. Whatever was handed over before to be computed
   // with the slot comes before the copy: a backend whose `mix` comes back before it is done sees to
-  // that. From now until `filled` says so, nobody computes with the slot, and the bytes at `host`
-  // stay as they are. Tickets rise by one.
+  // that. Until `filled` says so the bytes at `host` stay as they are, and who computes with the
+  // slot waits for what it needs of the copy. Tickets rise by one.
   Status (*fill)(void* self, int32_t slot, int32_t expert, const Mlp* host, uint64_t* ticket);
   // The last ticket that is done, with all before it; 0: none is. Never waits.
   Status (*filled)(void* self, uint64_t* ticket);
@@ -168,6 +178,8 @@ struct Backend {
   // The first layer that wants another has attended and routed when this comes back, as if by
   // attend and route, and no more of it is done. May be null: the caller then goes layer by layer.
   Status (*run_hits)(void* self, int32_t step, int32_t layer, HitRun* run);
+  // Bytes of the backend's memory that nobody has taken, neither it nor anybody else.
+  Status (*free_memory)(void* self, uint64_t* bytes);
 };
 
 // What a backend would compute on, told without a table in use.

@@ -8,7 +8,7 @@
 namespace ring {
 
 // Raised by one whenever the meaning of a field changes.
-constexpr int kContractVersion = 8;
+constexpr int kContractVersion = 9;
 
 // Raised by one whenever a kernel may give other bits than before: keys and values that were kept
 // on a drive are then not taken for those that would be computed.
@@ -254,7 +254,11 @@ constexpr int kKernelVersion = 1;
   X(copy_busy_s, 27)     \
   X(bytes_pinned, 28)    \
   X(pin_s, 29)           \
-  X(count, 30)
+  X(bytes_lent, 30)      \
+  X(host_experts, 31)    \
+  X(host_s, 32)          \
+  X(gpu_free_bytes, 33)  \
+  X(count, 34)
 
 #define RING_LIMITS(X)     \
   X(slot_bits, 24)         \

@@ -172,7 +172,14 @@ export const Counter = {
   /** Of RAM that experts are copied from: what the backend has pinned, and the time that took. */
   bytes_pinned: 28,
   pin_s: 29,
-  count: 30,
+  /** What it was asked to pin so far. */
+  bytes_lent: 30,
+  /** Experts that the processor computed where they lie, for a backend that computes elsewhere; the time. */
+  host_experts: 31,
+  host_s: 32,
+  /** Of the backend's memory, what nobody has taken, as of the last second; 0: not known. */
+  gpu_free_bytes: 33,
+  count: 34,
 } as const
 export const Limit = {
   slot_bits: 24,
@@ -186,7 +193,7 @@ export const Limit = {
 } as const
 
 export const contract = {
-  contract: { version: 8, kernels: 1 },
+  contract: { version: 9, kernels: 1 },
   reason: Reason,
   code: Code,
   dtype: Dtype,

@@ -4,6 +4,7 @@
 #include "device.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 #include "cpu/processor.h"
@@ -15,6 +16,7 @@ namespace ring {
 namespace {
 
 constexpr int32_t kSlotMask = (1 << limit::slot_bits) - 1;
+constexpr int64_t kMemoryEveryNs = 1'000'000'000;
 
 Status check_layout(const Layout& layout) {
   const Shape& s = layout.shape;
@@ -94,6 +96,7 @@ void Device::close() {
   processor_.reset();
   reader_.reset();
   slots_.reset();
+  host_.close();
   dense_.reset();
   extents_.clear();
   uses_.clear();
@@ -265,6 +268,8 @@ Status Device::begin(const BatchView& batch, int32_t* id) {
   step.routed = step.shared = step.told_ahead = step.asks_ahead = false;
   step.foreseen = Foreseen::nothing;
   step.placed.clear();
+  step.hosted.clear();
+  step.awaited_copy = 0;
   step.reason = Reason::done;
   step.why = {};
   step.phase = Phase::running;
@@ -389,7 +394,7 @@ Status Device::sample(int32_t id, Reason* reason, OutcomeView& outcome, Status* 
     std::copy_n(outcome.masks, step->masks.size(), step->masks.begin());
   }
   if (step->reason == Reason::done) {
-    const Timed timed(&counters_[counter::sample_s]);
+    const Timed timed(&counters_[counter_of(*step, counter::sample_s)]);
     const Status status = backend_->sample(compute_, static_cast<int32_t>(step - steps_),
                                            step->sampling.data(), &outcome.head);
     if (status.code == Code::bad_argument) return status;  // the step can be sampled again
@@ -404,6 +409,7 @@ Status Device::sample(int32_t id, Reason* reason, OutcomeView& outcome, Status* 
   count(counter::steps, 1);
   count(counter::step_tokens, step->tokens);
   publish_reader();
+  publish_memory();
   step->phase = Phase::free;
   return {};
 }
@@ -441,6 +447,18 @@ void Device::publish_reader() {
   set(counter::copy_busy_s, static_cast<double>(slots_->copy_busy_ns()) * 1e-9);
   set(counter::bytes_pinned, static_cast<double>(slots_->bytes_pinned()));
   set(counter::pin_s, static_cast<double>(slots_->pin_ns()) * 1e-9);
+  set(counter::bytes_lent, static_cast<double>(slots_->bytes_lent()));
+}
+
+// What the backend's memory has left, for whoever watches it; asking takes its time.
+void Device::publish_memory() {
+  if (backend_->free_memory == nullptr) return;
+  const int64_t now = std::chrono::steady_clock::now().time_since_epoch().count();
+  if (memory_asked_ns_ != 0 && now - memory_asked_ns_ < kMemoryEveryNs) return;
+  memory_asked_ns_ = now;
+  uint64_t bytes = 0;
+  if (backend_->free_memory(compute_, &bytes).failed()) return;  // whoever computes next says why
+  counters_[counter::gpu_free_bytes] = static_cast<double>(bytes);
 }
 
 bool Device::is_cancelled(const Step& step) const {

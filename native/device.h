@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "cpu/hosted.h"
 #include "io/ceiling.h"
 #include "io/reader.h"
 #include "memory/map.h"
@@ -108,8 +109,9 @@ class Device {
   // Runs until a decision is wanted or the step ends. stop: [stop_field::experts + experts].
   Status advance(int32_t id, Reason* reason, int32_t* stop, size_t stop_length);
   // Computes those of the wanted experts that have a place (aligned with the list of the last
-  // stop). Where a step looks ahead it may leave those that have not landed to `advance`, which
-  // asks about later layers first.
+  // stop); a place in the tier below the backend's slots: by the processor, where it lies. Where a
+  // step looks ahead it may leave those that have not landed to `advance`, which asks about later
+  // layers first.
   Status mix(int32_t id, const int32_t* places, size_t count);
   Status stage(const int32_t* orders, size_t values);
   // Events since the last call; when there are none, waits up to wait_ms for one.
@@ -173,6 +175,8 @@ class Device {
     std::vector<int32_t> wanted;             // experts of the layer that are not mixed yet, rising
     std::vector<int32_t> tokens_of;          // [expert] tokens that want it
     std::vector<Wanted> placed;              // of the wanted, what the step waits for
+    std::vector<int32_t> hosted;             // of the wanted, what the processor computes
+    uint64_t awaited_copy = 0;               // the last one that the backend waits for by itself
     std::vector<ReadyExpert> ready;
   };
 
@@ -220,6 +224,11 @@ class Device {
   Status mix_ready(int32_t index, Step& step, bool reads_under_way);
   void mix_placed(int32_t index, Step& step);
   Status mix_as_they_land(int32_t index, Step& step);
+  Status fetch_input(int32_t index, Step& step);
+  Status mix_on_host(int32_t index, Step& step);
+  Status mix_coming(int32_t index, Step& step);
+  bool is_on_host(int32_t place) const;
+  int32_t counter_of(const Step& step, int32_t usual) const;
   Status advise(const int32_t* orders, size_t count);
   void wait_for_slots(int wait_ms);
   void fail_parts(Step& step, int32_t expert, const Status& why);
@@ -228,6 +237,7 @@ class Device {
   Reason end(Step& step, const Status& failure);
   void count(int32_t counter, double amount) { counters_[counter] += amount; }
   void publish_reader();
+  void publish_memory();
 
   State state_ = State::unopened;
   std::string lost_text_;
@@ -255,6 +265,12 @@ class Device {
   size_t control_words_ = 0;
   const Backend* backend_ = nullptr;
   void* compute_ = nullptr;  // the backend's own state
+  // Experts that are computed where they lie in RAM, for a backend with slots of its own; opened
+  // when one is. What they are computed on, and what of it goes back.
+  HostExperts host_;
+  std::vector<float> host_input_, host_outputs_;
+  std::vector<int32_t> host_pairs_;
+  int64_t memory_asked_ns_ = 0;  // when the backend's free memory was last asked for
   Step steps_[limit::steps_open];
   int32_t next_serial_ = 1;
 };

@@ -71,10 +71,11 @@ Status Device::route_layer(int32_t index, Step& step) {
   const bool wants_scores = keeps_scores_ || scores_ != nullptr;
   if (wants_scores) own_scores_.resize(static_cast<size_t>(step.tokens) * s.experts);
   {
-    const Timed timed(&counters_[counter::route_s]);
+    const Timed timed(&counters_[counter_of(step, counter::route_s)]);
     RING_TRY(backend_->route(compute_, index, step.layer, &step.experts[at], &step.weights[at],
                              wants_scores ? own_scores_.data() : nullptr));
   }
+  step.awaited_copy = 0;
   if (keeps_scores_) RING_TRY(keep_scores(index, step, own_scores_.data()));
   note_routing(step, own_scores_.data());
   return {};
@@ -242,7 +243,9 @@ Status Device::check_places(const Step& step, const int32_t* places, size_t coun
     const bool in_slot = reader_ != nullptr && tier == static_cast<int32_t>(slots_->tier()) &&
                          slot < slots_->count() &&
                          (slots_->is_ready(slot, expert) || slots_->is_loading(slot, expert));
-    if (places[i] < 0 || !(in_map || in_slot)) {
+    const bool below = is_on_host(places[i]) && step.tokens <= limit::ahead_tokens &&
+                       slot < slots_->below()->count() && slots_->below()->is_ready(slot, expert);
+    if (places[i] < 0 || !(in_map || in_slot || below)) {
       return failure(Code::bad_argument, "place %d does not hold expert %d of layer %d", places[i],
                      step.wanted[i], step.layer);
     }
@@ -264,12 +267,17 @@ Status Device::mix(int32_t id, const int32_t* places, size_t count) {
   RING_TRY(check_places(*step, places, count));
   const int32_t index = static_cast<int32_t>(step - steps_);
   const auto first = static_cast<int32_t>(first_expert(*step));
-  if (const Status shared = share_layer(index, *step); shared.failed()) {
-    end(*step, shared);
+  for (size_t i = 0; i < count; ++i)
+    if (is_on_host(places[i])) step->hosted.push_back(step->wanted[i]);
+  // What the processor computes on is fetched before the backend has anything to compute.
+  Status begun = step->hosted.empty() ? Status{} : fetch_input(index, *step);
+  if (!begun.failed()) begun = share_layer(index, *step);
+  if (begun.failed()) {
+    end(*step, begun);
     return {};
   }
   for (size_t i = 0; i < count; ++i) {
-    if (places[i] == -1) continue;
+    if (places[i] == -1 || is_on_host(places[i])) continue;
     step->placed.push_back({step->wanted[i], reader_ == nullptr ? -1 : places[i] & kSlotMask});
   }
   if (reader_ == nullptr) {
@@ -297,13 +305,14 @@ void Device::mix_placed(int32_t index, Step& step) {
   }
 }
 
-// Hits first, then every expert as it lands; large steps in rising index. When there is nothing to
-// compute before the next one lands, whoever looks ahead is asked, once a layer.
+// Hits first, then what the processor computes, then every expert as it lands; large steps in
+// rising index. When there is nothing to compute before the next one lands, whoever looks ahead is
+// asked, once a layer. What only has to be copied is waited for by the backend itself.
 Status Device::mix_as_they_land(int32_t index, Step& step) {
   const auto first = static_cast<int32_t>(first_expert(step));
   const bool in_order = step.tokens > limit::unordered_tokens;
   std::vector<Wanted>& placed = step.placed;
-  while (!placed.empty()) {
+  while (!placed.empty() || !step.hosted.empty()) {
     RING_TRY(slots_->settle());
     step.ready.clear();
     size_t kept = 0;
@@ -325,6 +334,10 @@ Status Device::mix_as_they_land(int32_t index, Step& step) {
       forget_mixed(step);
       continue;
     }
+    if (!step.hosted.empty()) {
+      RING_TRY(mix_on_host(index, step));
+      continue;
+    }
     if (is_cancelled(step)) {
       end(step, Reason::cancelled, {});
       return {};
@@ -333,9 +346,43 @@ Status Device::mix_as_they_land(int32_t index, Step& step) {
       step.told_ahead = step.asks_ahead = true;
       return {};
     }
-    wait_for_slots(kWaitMs);
+    const size_t waited_for = placed.size();
+    if (!in_order) RING_TRY(mix_coming(index, step));
+    if (placed.size() == waited_for) wait_for_slots(kWaitMs);
   }
   return {};
+}
+
+// What is being copied, in the order in which it comes. The copy is waited for where it is computed
+// with, not here, so nobody loses the time that it takes to hear of its end.
+Status Device::mix_coming(int32_t index, Step& step) {
+  const auto first = static_cast<int32_t>(first_expert(step));
+  step.ready.clear();
+  std::erase_if(step.placed, [&](const Wanted& wanted) {
+    const uint64_t ticket = slots_->coming(wanted.slot, first + wanted.expert);
+    if (ticket == 0) return false;
+    step.awaited_copy = std::max(step.awaited_copy, ticket);
+    step.ready.push_back(slots_->find_coming(wanted.slot, wanted.expert));
+    return true;
+  });
+  if (step.ready.empty()) return {};
+  std::sort(step.ready.begin(), step.ready.end(), [&](const ReadyExpert& a, const ReadyExpert& b) {
+    return slots_->coming(a.slot, first + a.index) < slots_->coming(b.slot, first + b.index);
+  });
+  {
+    const Timed timed(&counters_[counter::stall_copy_s]);
+    RING_TRY(backend_->mix(compute_, index, step.layer, step.ready.data(),
+                           static_cast<int32_t>(step.ready.size())));
+  }
+  forget_mixed(step);
+  return {};
+}
+
+// Where time is counted that a call takes which waits for all that the backend has to do: as
+// waiting for a copy where one is among it.
+int32_t Device::counter_of(const Step& step, int32_t usual) const {
+  const bool waits = step.awaited_copy > 0 && slots_->is_copying(step.awaited_copy);
+  return waits ? counter::stall_copy_s : usual;
 }
 
 void Device::wait_for_slots(int wait_ms) {

@@ -28,12 +28,11 @@ Status Device::run_hits(int32_t index, Step& step) {
   if (wants_scores) own_scores_.resize(static_cast<size_t>(s.moe_layers()) * scores_each);
   HitRun run = {step.layer, step.experts.data(), step.weights.data(),
                 wants_scores ? own_scores_.data() : nullptr};
-  double seconds = 0;
   {
-    const Timed timed(&seconds);
+    const Timed timed(&counters_[counter_of(step, counter::mix_s)]);  // most of it
     RING_TRY(backend_->run_hits(compute_, index, step.layer, &run));
   }
-  count(counter::mix_s, seconds);  // most of it
+  step.awaited_copy = 0;
   for (; step.layer < s.layers; ++step.layer) {
     if (s.is_moe(step.layer)) {
       const auto moe_layer = static_cast<size_t>(step.layer - s.first_moe_layer);

@@ -31,6 +31,7 @@ Status SlotMemory::open(int32_t count, uint64_t bytes_each, io::Reader* reader, 
 
 // A slab that cannot be pinned is used as it is.
 void SlotMemory::pin(const Slab& slab, const Pin& how) {
+  bytes_lent_ += slab.bytes();
   const auto begin = std::chrono::steady_clock::now();
   if (how(slab.data(), slab.bytes()).failed()) return;
   const auto taken = std::chrono::steady_clock::now() - begin;

@@ -34,7 +34,8 @@ class SlotMemory {
   // Rooms that have been touched and may be used, counted from the first.
   int32_t touched() const;
   int32_t locked() const;
-  // What has been pinned, and the time that took.
+  // What was to be pinned so far, what has been, and the time that took.
+  uint64_t bytes_lent() const { return bytes_lent_.load(std::memory_order_relaxed); }
   uint64_t bytes_pinned() const { return bytes_pinned_.load(std::memory_order_relaxed); }
   uint64_t pin_ns() const { return pin_ns_.load(std::memory_order_relaxed); }
 
@@ -45,7 +46,7 @@ class SlotMemory {
   int32_t each_ = 1;  // rooms of a slab
   uint64_t bytes_each_ = 0;
   std::vector<Slab> slabs_;
-  std::atomic<uint64_t> bytes_pinned_{0}, pin_ns_{0};
+  std::atomic<uint64_t> bytes_lent_{0}, bytes_pinned_{0}, pin_ns_{0};
   Toucher toucher_;
 };
 

@@ -54,6 +54,19 @@ class Slots {
   ReadyExpert find(int32_t expert, int32_t index) const;
   bool is_ready(int32_t slot, int32_t expert) const;
   bool is_loading(int32_t slot, int32_t expert) const;
+  // The ticket of the copy that is filling the slot, once the backend has been given it: from then
+  // on the expert may be computed with, the backend waits for the copy by itself. 0: it has not.
+  uint64_t coming(int32_t slot, int32_t expert) const {
+    return uploads_ != nullptr && is_loading(slot, expert) ? uploads_->ticket_of(slot) : 0;
+  }
+  // An expert that is coming, as `find`.
+  ReadyExpert find_coming(int32_t slot, int32_t index) const {
+    return {index, &slots_[slot].weights, slot};
+  }
+  // Whether the copy with this ticket is still under way.
+  bool is_copying(uint64_t ticket) const {
+    return uploads_ != nullptr && uploads_->is_under_way(ticket);
+  }
   // Whether the expert lies in a slot or is on its way into one.
   bool holds(int32_t expert) const { return slot_of_[expert] >= 0; }
   // Whether it does so here or in the tier below.
@@ -72,9 +85,13 @@ class Slots {
   bool awaits_copies_only() const;
   uint64_t bytes_copied() const { return uploads_ == nullptr ? 0 : uploads_->bytes_copied(); }
   uint64_t copy_busy_ns() const { return uploads_ == nullptr ? 0 : uploads_->busy_ns(); }
-  // Of the memory that is copied from, here and below.
+  // Of the memory that is copied from, here and below: what is pinned, of what was to be, and how
+  // long that took.
   uint64_t bytes_pinned() const {
     return memory_.bytes_pinned() + (below_ == nullptr ? 0 : below_->bytes_pinned());
+  }
+  uint64_t bytes_lent() const {
+    return memory_.bytes_lent() + (below_ == nullptr ? 0 : below_->bytes_lent());
   }
   uint64_t pin_ns() const { return memory_.pin_ns() + (below_ == nullptr ? 0 : below_->pin_ns()); }
 

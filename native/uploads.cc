@@ -1,6 +1,8 @@
 // See uploads.h.
 #include "uploads.h"
 
+#include <algorithm>
+
 namespace ring {
 
 Uploads::Uploads(const Backend* backend, void* compute, int32_t slots)
@@ -40,7 +42,6 @@ Status Uploads::hand_over(int32_t slot) {
   if (under_way_.empty()) busy_since_ = std::chrono::steady_clock::now();
   RING_TRY(backend_->fill(compute_, slot, upload.expert, &upload.from, &upload.ticket));
   under_way_.push_back(slot);
-  bytes_copied_ += upload.bytes;
   return {};
 }
 
@@ -52,6 +53,7 @@ Status Uploads::settle(std::vector<int32_t>* filled) {
   size_t done = 0;
   for (; done < under_way_.size() && of_[under_way_[done]].ticket <= ticket; ++done) {
     filled->push_back(under_way_[done]);
+    bytes_copied_ += of_[under_way_[done]].bytes;
     if (of_[under_way_[done]].is_ahead) --ahead_under_way_;
   }
   under_way_.erase(under_way_.begin(), under_way_.begin() + static_cast<std::ptrdiff_t>(done));
@@ -63,6 +65,16 @@ void Uploads::count_busy() {
   busy_ns_ += static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(now - busy_since_).count());
   busy_since_ = now;
+}
+
+uint64_t Uploads::ticket_of(int32_t slot) const {
+  const bool is_begun = std::find(under_way_.begin(), under_way_.end(), slot) != under_way_.end();
+  return is_begun ? of_[slot].ticket : 0;
+}
+
+bool Uploads::is_under_way(uint64_t ticket) const {
+  uint64_t done = 0;
+  return !under_way_.empty() && !backend_->filled(compute_, &done).failed() && done < ticket;
 }
 
 bool Uploads::has_news() const {

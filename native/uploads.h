@@ -29,6 +29,10 @@ class Uploads {
   // Appends the slots that have been filled since.
   Status settle(std::vector<int32_t>* filled);
 
+  // The ticket of the copy that fills the slot, which is under way; 0: none is.
+  uint64_t ticket_of(int32_t slot) const;
+  // Whether the copy with this ticket is not done yet.
+  bool is_under_way(uint64_t ticket) const;
   // Whether any copy is wanted or under way.
   bool is_busy() const { return !under_way_.empty() || !demand_.empty() || !ahead_.empty(); }
   // Whether `settle` has something to tell, were it called now.

@@ -115,17 +115,23 @@ function strip(path) {
 
 const script = `#!/bin/sh
 # npm run test:gpu without npm, Node, a compiler or a network. Takes its options: --keep, --sanitize,
-# --library FILE. The kernels alone, without Node: ${built}/ring_gpu_test ${built}/ring_cuda.so
+# --library FILE. After --tiers: test:gpu:tiers and its options. The kernels alone, without Node: ${built}/ring_gpu_test ${built}/ring_cuda.so
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd) || exit 1
 LD_LIBRARY_PATH="$here/lib\${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 export LD_LIBRARY_PATH
-exec "$here/node" "$here/scripts/testgpu.mjs" "$@"
+script=testgpu
+if [ "\${1:-}" = --tiers ]; then
+  script=testgputiers
+  shift
+fi
+exec "$here/node" "$here/scripts/$script.mjs" "$@"
 `
 
 function fill() {
   rmSync(dirname(folder), { recursive: true, force: true })
   mkdirSync(join(folder, 'lib'), { recursive: true })
   for (const path of ['package.json', 'scripts/testgpu.mjs', 'scripts/gpugoldens.mjs']) copy(path)
+  copy('scripts/testgputiers.mjs')
   copy('docs/benchmarks-gpu.md')
   copy('models/ring-tiny')
   copy('dist', /\.(?:d\.ts|map)$|\.stamp$/)

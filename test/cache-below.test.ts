@@ -8,6 +8,7 @@ import { type Expert, placeOf, slotOf, Tier, tierOf } from '../src/cache/place.j
 import { createPolicy } from '../src/cache/policies.js'
 import type { CacheShape, Policy } from '../src/cache/policy.js'
 import { OrderField, Urgency } from '../src/cache/records.js'
+import { Sharing } from '../src/cache/sharing.js'
 import { SlotCache } from '../src/cache/slotcache.js'
 import { readTrace } from '../src/engine/trace.js'
 import { CacheDevice, visit } from './cachedevice.js'
@@ -192,5 +193,90 @@ describe('over recorded routing', () => {
     const cycle = trace.topK * moeLayers
     const both = readsOf(2 * cycle, 2 * cycle, policy)
     expect(both).toBeLessThan(0.8 * readsOf(2 * cycle, 0, policy))
+  })
+})
+
+describe('experts that are shared with the processor', () => {
+  /** Copies that take so long, and the processor likewise; both are known. */
+  function sharing(copySeconds: number, hostSeconds: number): Sharing {
+    const made = new Sharing(8)
+    made.did(1, 1000, 1, 1000)
+    made.did(101, 1000 + 100 * copySeconds, 101, 1000 + 100 * hostSeconds)
+    return made
+  }
+  const chosenOf = (made: Sharing, count: number, queued = 0) => {
+    for (let name = 0; name < count; name += 1) made.offer(name, count - name)
+    return Array.from(made.chosen(queued))
+  }
+
+  it.each([
+    // The processor is as fast: half of them. Three times as fast: three of four.
+    [1, 1, 4, 0, 2],
+    [3, 1, 4, 0, 3],
+    // What has to be copied anyway makes the link the later one.
+    [1, 1, 2, 4, 2],
+    // One saves nothing where the other takes as long.
+    [1, 2, 1, 0, 0],
+    [1, 50, 4, 0, 0],
+    [50, 1, 4, 0, 4],
+  ])('copies %d s, processor %d s: of %d, beside %d others, it computes %d', (...numbers) => {
+    const [copy, host, count, queued, expected] = numbers
+    expect(chosenOf(sharing(copy, host), count, queued)).toHaveLength(expected)
+  })
+
+  it('are those that are least worth a copy', () => {
+    expect(chosenOf(sharing(1, 1), 4)).toEqual([3, 2])
+  })
+
+  it('are none before a copy is known, one before the processor is, and one now and then', () => {
+    const made = new Sharing(8)
+    expect(chosenOf(made, 4)).toEqual([])
+    made.did(4, 400, 0, 0)
+    made.did(8, 404, 0, 0)
+    expect(chosenOf(made, 4)).toHaveLength(1)
+    // The first, on cold threads, does not count.
+    made.did(12, 408, 1, 1000)
+    expect(chosenOf(made, 4)).toHaveLength(1)
+    // Ten times as slow: what trials cost stays small.
+    made.did(16, 412, 2, 1010)
+    let trials = 0
+    for (let layer = 1; layer <= 4000; layer += 1) {
+      trials += chosenOf(made, 4).length
+      made.did(16 + 4 * layer, 412 + 4 * layer, 2 + trials, 1010 + 10 * trials)
+    }
+    expect(trials).toBeGreaterThan(2)
+    expect((trials * 10) / (4 * 4000)).toBeLessThan(0.02)
+  })
+
+  it('are none while sharing is off', () => {
+    const made = sharing(50, 1)
+    made.isOn = false
+    expect(chosenOf(made, 4)).toEqual([])
+    made.isOn = true
+    expect(chosenOf(made, 4)).toHaveLength(4)
+  })
+
+  it('lie below and are named there, while the others are ordered up', () => {
+    const whole = { moeLayers: 1, experts: 8, topK: 4, slots: 4 }
+    const below = { ...whole, slots: 8 }
+    const ram = new CacheDevice(8, 8)
+    const device = new CacheDevice(8, 4, Tier.gpu, ram).touchAll()
+    const parts = { shape: below, policy: policyOf('lru', below) }
+    const counts = newLayerCounts(1)
+    const shared = sharing(1, 1)
+    const of = [whole, policyOf('lru', whole), counts, null, Tier.gpu, parts, shared] as const
+    const cache = new SlotCache(...of)
+    device.tell(cache)
+    for (const wanted of [[0, 1, 2, 3], [4, 5, 6, 7]]) visit(cache, device, 0, wanted) // biome-ignore format: one line
+    const { places, orders } = cache.place(0, list(0, 1, 2, 7), 1)
+    const tiers = [...places].map(tierOf).sort()
+    // Three lie below: two copies and one there, or one and two, take as long.
+    expect(tiers).toEqual([Tier.ram, Tier.gpu, Tier.gpu, Tier.gpu])
+    expect(told(orders)).toHaveLength(2)
+    const onHost = [0, 1, 2].find((at) => tierOf(places[at] ?? 0) === Tier.ram) ?? -1
+    expect(ram.holds(onHost)).toBe('ready')
+    // A step of many tokens has all copied.
+    const many = cache.place(0, list(0, 1, 2), 17)
+    expect([...many.places].every((place) => place === -1 || tierOf(place) === Tier.gpu)).toBe(true)
   })
 })

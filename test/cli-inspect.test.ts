@@ -44,6 +44,7 @@ describe('inspect', () => {
         cuda: expect.objectContaining({}),
       },
       fit: { context: 1024, kv_bytes: 6291456, dense_and_kv: true, experts: 160, share: 1 },
+      gpu_fit: null,
     })
   })
 

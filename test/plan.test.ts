@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { createPolicy } from '../src/cache/policies.js'
 import { sizesOf } from '../src/engine/budget.js'
+import { divideGpuMemory } from '../src/engine/gpubudget.js'
 import { openCheckpoint } from '../src/model/checkpoint.js'
 import { type ModelConfig, parseConfig, readConfig } from '../src/model/config.js'
 import { inventoryOfConfig } from '../src/model/inventory.js'
@@ -192,10 +193,19 @@ describe('what binds', () => {
     expect(prompt.bottleneck).toBe('processor')
   })
 
-  it('is the link where a GPU takes experts from slow memory', () => {
-    const { decode, fit } = planned({ drive: 100e9, memory: 5e9, gpu: 1.2 * GIB, copy: 10e9 })
+  it('is the link where a GPU takes experts from RAM, the drive where they are not there either', () => {
+    const card = { ram: 8 * GIB, gpu: 1.2 * GIB, copy: 10e9 }
+    const { decode, fit, prompt } = planned(card)
     expect(fit.isOnGpu).toBe(true)
     expect(decode.bottleneck).toBe('link')
+    expect(prompt.bottleneck).toBe('link')
+    expect(decode.copiedBytes).toBeGreaterThan(decode.readBytes)
+    const narrow = planned({ ...card, ram: 2 * GIB, copy: 100e9 }).decode
+    expect(narrow.bottleneck).toBe('drive')
+    expect(narrow.tokensPerSecond.likely).toBeLessThan(decode.tokensPerSecond.likely)
+    expect(planned({ ...card, gpu: 8 * GIB }).decode).toMatchObject({
+      ...{ bottleneck: 'gpu', copiedBytes: 0, readBytes: 0 },
+    })
   })
 })
 
@@ -213,9 +223,13 @@ describe('what fits', () => {
     const [none, card] = [planned({ gpu: 2 ** 28 }).fit, planned({ gpu: 4 * GIB }).fit]
     expect(none).toEqual(planned({}).fit)
     expect(card.isOnGpu).toBe(true)
+    const free = { ram: 3 * GIB, gpu: 0.9 * 4 * GIB }
+    const { sizes, embeddingBytes } = geometryOf(wide)
+    const all = { ...sizes, embeddingBytes, headBytes: 0, mlpBytes: [] }
+    const { experts } = divideGpuMemory(wide, all, { contextTokens: 512 }, free)
+    expect(card.slots).toEqual({ gpu: experts.slots, ram: experts.slotsBelow })
     expect(card.slots.gpu).toBeGreaterThan(30)
-    expect(card.slots.ram).toBeGreaterThanOrEqual(none.slots.ram)
-    expect(card.slots.ram + card.slots.gpu + card.onDrive).toBe(160)
+    expect(card.onDrive).toBe(Math.max(0, 160 - card.slots.ram - card.slots.gpu))
   })
 
   it('is a sentence where it does not', () => {

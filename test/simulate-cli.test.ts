@@ -163,6 +163,7 @@ describe('a flag of simulate', () => {
     ['--machine', 'drive=1GB/s,compute=3ms,expert=1GB,chunk=1B', /at most 4096 chunks/],
     ['--machine', 'speed=2', /Expected NAME=VALUE of drive/],
     ['--machine', 'drive=1GB/s,compute=3ms,expert=1MB,copy=5', /Expected a rate such as/],
+    ['--machine', 'drive=1GB/s,compute=3ms,expert=1MB,ram=50%', /Expected copy= beside ram=/],
     ['--prefetch', 'on,maybe', /Expected off, auto, on, oracle, wrong/],
   ])('%s %s is refused', (flag, text, why) => {
     expect(() => parsed(flag, text)).toThrow(why)

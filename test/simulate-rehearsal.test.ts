@@ -96,6 +96,32 @@ describe('a drive in computed time', () => {
     expect(course(slow, 2).map(([, , ms]) => ms)).toEqual([20, 40])
   })
 
+  it('copies what lies below, or will, one after the other, and those first that are waited for', () => {
+    const drive = new VirtualDrive({ ...machine, copyBytesPerSecond: 5e9, belowShare: 1 })
+    const copy = (expert: number, urgency: Urgency) => {
+      const record = order(expert, urgency)
+      record[OrderField.from] = placeOf(Tier.ram, expert)
+      record[OrderField.to] = placeOf(Tier.gpu, expert)
+      return record
+    }
+    // 2 ms each; the first is read before, and told as well.
+    ordered(drive, order(1, Urgency.demand), copy(1, Urgency.demand))
+    ordered(drive, copy(2, Urgency.ahead), copy(3, Urgency.ahead), copy(4, Urgency.demand))
+    expect(course(drive, 5)).toEqual([
+      [4, EventKind.arrived, 2],
+      [2, EventKind.arrived, 4],
+      [3, EventKind.arrived, 6],
+      [1, EventKind.arrived, 10],
+      [1, EventKind.arrived, 12],
+    ])
+    expect([drive.link.copies, drive.bytesRead]).toEqual([4, 1e7])
+    ordered(drive, copy(5, Urgency.ahead), copy(6, Urgency.ahead), copy(6, Urgency.cancel))
+    expect(course(drive, 2)).toEqual([
+      [6, EventKind.cancelled, 12],
+      [5, EventKind.arrived, 14],
+    ])
+  })
+
   it('counts the time in which somebody waits', () => {
     const drive = new VirtualDrive(machine)
     ordered(drive, order(1, Urgency.ahead))
@@ -125,6 +151,27 @@ describe('a trace of ring-tiny, rehearsed', () => {
   }
   const speedOf = ({ figures }: Judgement) => figures?.tokensPerSecond ?? Number.NaN
   const off = rehearsed('off')
+
+  it('over slots in RAM reads less, copies what is there, and names what it waits for', () => {
+    const over = (belowShare: number, copyBytesPerSecond: number) => {
+      const contest = { policy: 'auto', scope: 'layer', phase: 'decode', slotsPerLayer: 8 } as const
+      const judged = judge(routing, contest, { ...of, belowShare, copyBytesPerSecond }, routers)
+      if ('problem' in judged || judged.tiers === null) throw new Error('there are no tiers')
+      return { ...judged.tiers, requests: judged.requests, speed: speedOf(judged) }
+    }
+    const [none, half, all] = [over(0.26, 25e9), over(0.5, 25e9), over(1, 25e9)]
+    for (const { hits, misses, requests, bytes } of [none, half, all]) {
+      expect(hits.gpu + hits.ram + misses).toBe(requests)
+      expect(bytes.link).toBeGreaterThan(0)
+    }
+    expect(half.misses).toBeLessThan(none.misses)
+    expect(all.misses).toBeLessThan(half.misses)
+    expect(all.speed).toBeGreaterThan(half.speed)
+    expect(half.speed).toBeGreaterThan(none.speed)
+    expect(none.bottleneck).toBe('drive')
+    expect(over(1, 1e9).bottleneck).toBe('link')
+    expect(over(1, 1e12).bottleneck).toBe('compute')
+  })
 
   it('without look-ahead hits and takes as long as slots and a time line say', () => {
     const plain = rehearsed(undefined)

@@ -37,6 +37,7 @@ function factsOf(model: OpenModel): EngineFacts {
     expertBytes: experts.expertReadBytes,
     backend: 'cpu',
     instructionSet: 'portable',
+    isReproducible: true,
     device: stage.device.describe(),
   }
 }

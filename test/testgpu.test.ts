@@ -159,6 +159,33 @@ describe('the part under compute-sanitizer', () => {
   })
 })
 
+describe('test:gpu:tiers', () => {
+  const script = fromRoot('scripts/testgputiers.mjs')
+
+  it('runs oracle, misses, sharing and tiers, and prints one table last', () => {
+    const { status, stdout, stderr } = run(process.execPath, [script, '--library', emulated])
+    expect(status, stderr).toBe(0)
+    const rows = rowsOf(stdout)
+    expect(rows.filter((cells) => cells.length !== 6)).toEqual([])
+    expect(rows.map(([what = '']) => what.split(/[:,]/)[0])).toEqual([
+      'residency oracle',
+      ...['ring-tiny', 'ring-tiny', '25 % in slots over RAM'],
+      'ring-tiny',
+    ])
+    expect(rows.filter(([, figure = '']) => figure.startsWith('not measured'))).toEqual([])
+    expect(rows[0]?.at(-1)).toBe('yes')
+  }, 120_000)
+
+  it.each([
+    [['--keep'], '--keep is for figures of hardware'],
+    [['--only', 'speed'], '--only speed is none of oracle, misses, large'],
+  ])('refuses %s of an emulation', (more, sentence) => {
+    const { status, stderr } = run(process.execPath, [script, '--library', emulated, ...more])
+    expect(stderr).toBe(`test:gpu:tiers: ${sentence}\n`)
+    expect(status).toBe(1)
+  })
+})
+
 describe('the judge of goldens', () => {
   const goldens = readGoldens(join(fixtures, 'goldens'), 16)
 

@@ -51,42 +51,6 @@ Status open_backend(const Model* model, const Limits* limits, void** self) {
   return {};
 }
 
-void size_step(const Cpu& cpu, StepState& step, int32_t tokens) {
-  const Shape& s = cpu.shape;
-  const size_t t = static_cast<size_t>(tokens);
-  if (step.ids.size() >= t) return;
-  const size_t width = static_cast<size_t>(width_of_mlps(cpu.model));
-  step.ids.resize(t);
-  step.part_of_token.resize(t);
-  step.position.resize(t);
-  step.cos.resize(t * s.rotary_dim / 2);
-  step.sin.resize(t * s.rotary_dim / 2);
-  step.residual.resize(t * s.hidden);
-  step.normed.resize(t * s.hidden);
-  step.qkv.resize(t * s.qkv_rows());
-  step.attended.resize(t * s.heads * s.head_dim);
-  step.delta.resize(t * s.hidden);
-  step.gate.resize(t * width);
-  step.up.resize(t * width);
-  if (s.moe_layers() <= 0) return;
-  const size_t pairs = std::max(t, std::min<size_t>(t, limit::unordered_tokens) * s.top_k);
-  const size_t expert_width = static_cast<size_t>(cpu.model.experts.front().gate.rows);
-  step.shared.resize(t * s.hidden);
-  step.router_logits.resize(t * s.experts);
-  step.experts.resize(t * s.top_k);
-  step.weights.resize(t * s.top_k);
-  step.pair_output.resize(pairs * s.hidden);
-  step.pair_known.resize(t * s.top_k);
-  const size_t early = std::min<size_t>(t, limit::ahead_tokens) * s.hidden;
-  step.early_stream.resize(early);
-  step.early_normed.resize(early);
-  step.pair_input.resize(pairs * s.hidden);
-  step.pair_gate.resize(pairs * expert_width);
-  step.pair_up.resize(pairs * expert_width);
-  step.pair_of_row.resize(pairs);
-  step.routed.resize(t * s.hidden);
-}
-
 Status begin(void* self, int32_t step_index, const StepInput* input) {
   Cpu& cpu = *static_cast<Cpu*>(self);
   StepState& step = cpu.steps[step_index];
@@ -168,11 +132,56 @@ void read_kv_block(void* self, int32_t block, int32_t tokens, uint8_t* into) {
 void write_kv_block(void* self, int32_t block, int32_t tokens, const uint8_t* from) {
   write_kv(*static_cast<Cpu*>(self), block, tokens, from);
 }
+Status read_step_input(void* self, int32_t step, float* rows) {
+  const Cpu& cpu = *static_cast<Cpu*>(self);
+  return read_input(cpu, cpu.steps[step], rows);
+}
+Status take_step_outputs(void* self, int32_t step, const int32_t* pairs, int32_t count,
+                         const float* outputs) {
+  Cpu& cpu = *static_cast<Cpu*>(self);
+  return take_outputs(cpu, cpu.steps[step], pairs, count, outputs);
+}
 const char* identify(void* self) { return static_cast<Cpu*>(self)->identity.c_str(); }
 const char* describe(void* self) { return static_cast<Cpu*>(self)->description.c_str(); }
 void close_backend(void* self) { delete static_cast<Cpu*>(self); }
 
 }  // namespace
+
+void size_step(const Cpu& cpu, StepState& step, int32_t tokens) {
+  const Shape& s = cpu.shape;
+  const size_t t = static_cast<size_t>(tokens);
+  if (step.ids.size() >= t) return;
+  const size_t width = static_cast<size_t>(width_of_mlps(cpu.model));
+  step.ids.resize(t);
+  step.part_of_token.resize(t);
+  step.position.resize(t);
+  step.cos.resize(t * s.rotary_dim / 2);
+  step.sin.resize(t * s.rotary_dim / 2);
+  step.residual.resize(t * s.hidden);
+  step.normed.resize(t * s.hidden);
+  step.qkv.resize(t * s.qkv_rows());
+  step.attended.resize(t * s.heads * s.head_dim);
+  step.delta.resize(t * s.hidden);
+  step.gate.resize(t * width);
+  step.up.resize(t * width);
+  if (s.moe_layers() <= 0) return;
+  const size_t pairs = std::max(t, std::min<size_t>(t, limit::unordered_tokens) * s.top_k);
+  const size_t expert_width = static_cast<size_t>(cpu.model.experts.front().gate.rows);
+  step.shared.resize(t * s.hidden);
+  step.router_logits.resize(t * s.experts);
+  step.experts.resize(t * s.top_k);
+  step.weights.resize(t * s.top_k);
+  step.pair_output.resize(pairs * s.hidden);
+  step.pair_known.resize(t * s.top_k);
+  const size_t early = std::min<size_t>(t, limit::ahead_tokens) * s.hidden;
+  step.early_stream.resize(early);
+  step.early_normed.resize(early);
+  step.pair_input.resize(pairs * s.hidden);
+  step.pair_gate.resize(pairs * expert_width);
+  step.pair_up.resize(pairs * expert_width);
+  step.pair_of_row.resize(pairs);
+  step.routed.resize(t * s.hidden);
+}
 
 Status usual_kernels(const Kernels** kernels) {
   const char* wanted = getenv("RING_ISA");
@@ -270,6 +279,9 @@ const Backend* cpu_backend() {
                                 cpu::identify,
                                 cpu::describe,
                                 cpu::close_backend,
+                                cpu::read_step_input,
+                                cpu::take_step_outputs,
+                                nullptr,
                                 nullptr,
                                 nullptr,
                                 nullptr,

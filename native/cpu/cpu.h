@@ -121,6 +121,9 @@ struct Cpu {
   void dense_mlp(StepState& step, const Mlp& mlp, float* out);
 };
 
+// Room for a step of so many tokens, unless it has it. Throws bad_alloc.
+void size_step(const Cpu& cpu, StepState& step, int32_t tokens);
+
 Status attend(Cpu& cpu, StepState& step, int32_t layer);
 Status route(Cpu& cpu, StepState& step, int32_t layer, uint16_t* experts, float* weights,
              float* scores);
@@ -131,6 +134,10 @@ Status attend_ahead(Cpu& cpu, StepState& step, int32_t layer);
 Status look_ahead(Cpu& cpu, StepState& step, int32_t layer, int32_t later_layer, bool attended,
                   uint16_t* experts, float* scores);
 Status mix(Cpu& cpu, StepState& step, int32_t layer, const ReadyExpert* experts, int32_t count);
+// What experts are computed on, and outputs of pairs that were computed elsewhere: see Backend.
+Status read_input(const Cpu& cpu, const StepState& step, float* rows);
+Status take_outputs(Cpu& cpu, StepState& step, const int32_t* pairs, int32_t count,
+                    const float* outputs);
 Status settle(Cpu& cpu, StepState& step, int32_t layer);
 Status sample(Cpu& cpu, StepState& step, const Sampling* sampling, const HeadOutput& output);
 // kv.cc: see Backend.

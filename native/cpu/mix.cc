@@ -138,6 +138,23 @@ Status mix(Cpu& cpu, StepState& step, int32_t, const ReadyExpert* experts, int32
   return {};
 }
 
+Status read_input(const Cpu& cpu, const StepState& step, float* rows) {
+  memcpy(rows, step.normed.data(),
+         static_cast<size_t>(step.tokens) * cpu.shape.hidden * sizeof(float));
+  return {};
+}
+
+Status take_outputs(Cpu& cpu, StepState& step, const int32_t* pairs, int32_t count,
+                    const float* outputs) {
+  const size_t hidden = static_cast<size_t>(cpu.shape.hidden);
+  for (int32_t i = 0; i < count; ++i) {
+    memcpy(&step.pair_output[static_cast<size_t>(pairs[i]) * hidden], outputs + i * hidden,
+           hidden * sizeof(float));
+    step.pair_known[pairs[i]] = 1;
+  }
+  return {};
+}
+
 Status share(Cpu& cpu, StepState& step, int32_t layer) {
   const Mlp& shared = cpu.model.layers[layer].mlp;
   if (shared.gate.present()) cpu.dense_mlp(step, shared, step.shared.data());

@@ -2,6 +2,7 @@
 // recorded, launched as a whole from then on. What a chain does may depend on nothing but its kind
 // and what lies in memory when it runs. It must not know what that is.
 #pragma once
+#include <mutex>
 #include <vector>
 
 #include "gpu.h"
@@ -23,15 +24,17 @@ class Graphs {
 
   // Puts a chain of this kind into the stream: by calling `put` the first time, so that all kernels
   // it uses are loaded before anything is recorded; later as one graph. Where CUDA cannot record
-  // it, by `put` ever after.
+  // it, by `put` ever after; as long as somebody has `undisturbed`, by `put` this time.
   template <typename Put>
-  Status run(const Kind& kind, cudaStream_t stream, const Put& put) {
+  Status run(const Kind& kind, cudaStream_t stream, std::mutex& undisturbed, const Put& put) {
     Chain& chain = find(kind);
     if (!chain.has_run || is_refused_) {
       chain.has_run = true;
       return put();
     }
     if (chain.graph == nullptr) {
+      const std::unique_lock guard(undisturbed, std::try_to_lock);
+      if (!guard.owns_lock()) return put();
       begin(stream);
       end(stream, put(), chain);
       if (is_refused_) return put();

@@ -142,7 +142,8 @@ Status run_spans(Gpu& gpu, StepState& step, int32_t index, HitRun* run) {
     const int32_t end =
         is_whole ? s.layers : std::min(s.layers, std::max(first, s.first_moe_layer) + span);
     const auto put = [&] { return put_layers(gpu, step, first, end); };
-    RING_TRY(is_whole ? gpu.graphs.run({index, step.tokens, step.longest}, gpu.compute, put)
+    RING_TRY(is_whole ? gpu.graphs.run({index, step.tokens, step.longest}, gpu.compute,
+                                       gpu.lent.pinning(), put)
                       : put());
     RING_TRY(gpu.wait());
     const int32_t stopped = gpu.trail.fetched_stop();

@@ -1,8 +1,10 @@
-// Second half of a MoE layer: experts from their slots, all that are given at once in two launches,
-// and the sum. Small steps keep one output per (token, expert) pair, so experts may come in any
-// order and are still added in rising index; large steps get them in rising index and add at once.
-// Both ways, and however experts are grouped, give the same bits.
+// Second half of a MoE layer: experts from their slots, all that lie there in two launches, those
+// that are still being copied each by itself as it comes, and the sum. Small steps keep one output
+// per (token, expert) pair, so experts may come in any order and are still added in rising index;
+// large steps get them in rising index and add at once. Both ways, and however experts are grouped,
+// give the same bits.
 #include <algorithm>
+#include <cstring>
 
 #include "state.h"
 
@@ -96,6 +98,12 @@ Status multiply_runs(Gpu& gpu, bool on_tensor_cores, const Run& like, const Run*
   return {};
 }
 
+Status await_copies(Gpu& gpu, const std::vector<ReadyExpert>& experts, Slots::Part part) {
+  for (const ReadyExpert& expert : experts)
+    RING_TRY(gpu.slots.await(expert.slot, part, gpu.compute));
+  return {};
+}
+
 Status fly(Gpu& gpu, StepState& step, int32_t layer, const std::vector<ReadyExpert>& experts,
            int rows) {
   const Shape& s = gpu.shape;
@@ -103,11 +111,13 @@ Status fly(Gpu& gpu, StepState& step, int32_t layer, const std::vector<ReadyExpe
   RING_TRY(plan_flight(gpu, step, layer, experts, rows, &flight));
   const bool on_tensor_cores = gpu.are_experts_suitable;
   const Activations activated = gpu.activated.rows();
+  RING_TRY(await_copies(gpu, experts, Slots::Part::gate_and_up));
   RING_TRY(multiply_runs(gpu, on_tensor_cores, flight.like_gated, flight.gated, flight,
                          step.stream.normed.rows(), {flight.token_of_row, nullptr},
                          {activated.wide}));
   if (gpu.takes_narrow(flight.like_down.weight))
     RING_GPU(narrow(gpu.queue(), activated, rows, flight.like_gated.weight.rows));
+  RING_TRY(await_copies(gpu, experts, Slots::Part::all));
   const int32_t* targets = step.keeps_pairs() ? flight.pair_of_row : nullptr;
   RING_TRY(multiply_runs(gpu, on_tensor_cores, flight.like_down, flight.down, flight, activated,
                          {nullptr, targets}, {step.pair_output.data()}));
@@ -142,6 +152,14 @@ Status clear_absent(Gpu& gpu, StepState& step, const ReadyExpert* experts, int32
   return {};
 }
 
+// Whether so many outputs of the step may come from elsewhere.
+Status check_hosted(const StepState& step, int32_t count) {
+  if (step.tokens <= limit::ahead_tokens && count <= static_cast<int32_t>(step.pairs.size()))
+    return {};
+  return failure(Code::bad_argument, "a step of %d tokens computes all its experts itself",
+                 step.tokens);
+}
+
 }  // namespace
 
 PairOutputs pairs_of(const StepState& step) {
@@ -166,11 +184,47 @@ Status mix(Gpu& gpu, StepState& step, int32_t layer, const ReadyExpert* experts,
       const int needed = experts[next].weights == nullptr ? 0 : rows_of(step, experts[next].index);
       // An expert has at most one row a token: one always fits.
       if (rows + needed > gpu.rows_in_flight) break;
+      const bool is_coming = needed > 0 && gpu.slots.is_coming(experts[next].slot);
+      if (is_coming && rows > 0) break;
       if (needed > 0) together.push_back(experts[next]);
       rows += needed;
+      if (is_coming) {
+        ++next;
+        break;
+      }
     }
     if (rows > 0) RING_TRY(fly(gpu, step, layer, together, rows));
   }
+  return {};
+}
+
+Status read_input(Gpu& gpu, const StepState& step, float* rows) {
+  RING_TRY(check_hosted(step, 0));
+  const size_t bytes =
+      static_cast<size_t>(step.tokens) * static_cast<size_t>(gpu.shape.hidden) * sizeof(float);
+  RING_GPU(cudaMemcpyAsync(gpu.hosted.data(), step.stream.normed.wide(), bytes,
+                           cudaMemcpyDeviceToHost, gpu.compute));
+  RING_TRY(gpu.wait());
+  memcpy(rows, gpu.hosted.data(), bytes);
+  return {};
+}
+
+// `hosted` is free: whatever came from there before this layer's input was fetched has gone over.
+Status take_outputs(Gpu& gpu, StepState& step, const int32_t* pairs, int32_t count,
+                    const float* outputs) {
+  RING_TRY(check_hosted(step, count));
+  const auto hidden = static_cast<size_t>(gpu.shape.hidden);
+  RING_TRY(gpu.make_room(Parcel::bytes_of<int32_t>(static_cast<size_t>(count))));
+  memcpy(gpu.hosted.data(), outputs, static_cast<size_t>(count) * hidden * sizeof(float));
+  for (int32_t i = 0; i < count; ++i) {
+    RING_GPU(cudaMemcpyAsync(step.pair_output.data() + static_cast<size_t>(pairs[i]) * hidden,
+                             gpu.hosted.data() + static_cast<size_t>(i) * hidden,
+                             hidden * sizeof(float), cudaMemcpyHostToDevice, gpu.compute));
+  }
+  const int32_t* on_device = nullptr;
+  std::copy_n(pairs, count, gpu.lists.place(static_cast<size_t>(count), &on_device));
+  RING_TRY(gpu.lists.send(gpu.compute));
+  RING_GPU(mark_known(gpu.queue(), on_device, count, step.pair_known.data()));
   return {};
 }
 

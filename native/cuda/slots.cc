@@ -9,6 +9,7 @@ Slots::~Slots() {
   // Copies that are under way write into memory that is about to go.
   if (copy_ != nullptr) cudaStreamSynchronize(copy_);
   for (const cudaEvent_t event : copied_) cudaEventDestroy(event);
+  for (const cudaEvent_t event : gated_) cudaEventDestroy(event);
   if (computed_ != nullptr) cudaEventDestroy(computed_);
   if (copy_ != nullptr) cudaStreamDestroy(copy_);
 }
@@ -30,9 +31,11 @@ Status Slots::open(const Model& model, const Weights& weights, int32_t count,
   RING_GPU(cudaStreamCreateWithFlags(&copy_, cudaStreamNonBlocking));
   RING_GPU(cudaEventCreateWithFlags(&computed_, cudaEventDisableTiming));
   for (int32_t slot = 0; slot < count; ++slot) {
-    cudaEvent_t event = nullptr;
-    RING_GPU(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-    copied_.push_back(event);
+    for (std::vector<cudaEvent_t>* events : {&gated_, &copied_}) {
+      cudaEvent_t event = nullptr;
+      RING_GPU(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+      events->push_back(event);
+    }
   }
   held_.resize(static_cast<size_t>(count));
   slot_of_ticket_.resize(static_cast<size_t>(count));
@@ -115,6 +118,7 @@ Status Slots::fill(int32_t slot, int32_t expert, const Mlp& host, cudaStream_t c
   slot_of_ticket_[held.ticket % copied_.size()] = slot;
   RING_GPU(copy(0, host.gate, like.gate));
   RING_GPU(copy(up_at_, host.up, like.up));
+  RING_GPU(cudaEventRecord(gated_[held.ticket % gated_.size()], copy_));
   RING_GPU(copy(down_at_, host.down, like.down));
   RING_GPU(cudaEventRecord(copied_[held.ticket % copied_.size()], copy_));
   *ticket = ++last_ticket_;
@@ -137,10 +141,17 @@ Status Slots::filled(uint64_t* ticket) {
   return {};
 }
 
+Status Slots::await(int32_t slot, Part part, cudaStream_t compute) const {
+  if (!is_coming(slot)) return {};
+  const uint64_t ticket = held_[static_cast<size_t>(slot)].ticket;
+  const std::vector<cudaEvent_t>& events = part == Part::all ? copied_ : gated_;
+  RING_GPU(cudaStreamWaitEvent(compute, events[ticket % events.size()], 0));
+  return {};
+}
+
 Status Slots::find(int32_t slot, int32_t expert, const Weights& weights, Mlp* out) {
   const bool is_there = slot >= 0 && static_cast<size_t>(slot) < held_.size() &&
-                        held_[static_cast<size_t>(slot)].expert == expert &&
-                        held_[static_cast<size_t>(slot)].ticket <= last_filled_;
+                        held_[static_cast<size_t>(slot)].expert == expert;
   if (!is_there) {
     return failure(Code::bad_argument, "expert %d of the model does not lie in slot %d of the GPU",
                    expert, slot);

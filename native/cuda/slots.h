@@ -1,7 +1,8 @@
 // Slots of experts in memory of the GPU and the copies that fill them, on a stream of their own.
 // A slot is written only after all work that was given to the compute stream while it held an
 // expert: the copy waits for it there, the caller does not. Which expert lies where is the caller's
-// business; that a slot holds what is computed with is checked.
+// business; that a slot holds what is computed with is checked. Who computes with one that is still
+// being filled waits, on the compute stream, for gate and up first and for down later.
 //
 // The GPU has a table of its own of who lies where, for layers that run without the host. The host
 // keeps it here: an expert enters when `filled` has found its copy done, and leaves when its slot
@@ -32,8 +33,15 @@ class Slots {
   bool is_open() const { return model_ != nullptr; }
   // As last published, of the layer whose first expert this is.
   SlotTable table_of(int32_t first_expert) const;
-  // The expert's matrices in its slot. Failure: the slot does not hold it, or not yet.
+  // The expert's matrices in its slot, whole or on their way. Failure: the slot does not hold it.
   Status find(int32_t slot, int32_t expert, const Weights& weights, Mlp* out);
+  // Whether the slot's copy was still under way when it was last asked.
+  bool is_coming(int32_t slot) const {
+    return held_[static_cast<size_t>(slot)].ticket > last_filled_;
+  }
+  // What is given to the compute stream from now on comes behind that part of the slot's copy.
+  enum class Part { gate_and_up, all };
+  Status await(int32_t slot, Part part, cudaStream_t compute) const;
   // The slot is read by what is given to the compute stream now.
   void note_use(int32_t slot) { held_[static_cast<size_t>(slot)].read_in = era_; }
   // All that was given to the compute stream is done.
@@ -56,7 +64,7 @@ class Slots {
   std::vector<Held> held_;
   cudaStream_t copy_ = nullptr;
   cudaEvent_t computed_ = nullptr;
-  std::vector<cudaEvent_t> copied_;  // of ticket t at t % count
+  std::vector<cudaEvent_t> copied_, gated_;  // of ticket t at t % count; gated_: of gate and up
   uint64_t last_ticket_ = 0, last_filled_ = 0;
   uint64_t era_ = 1;  // rises when the compute stream is done: what was read before is read
   std::vector<int32_t> slot_of_ticket_;  // of ticket t at t % count

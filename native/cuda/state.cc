@@ -132,6 +132,7 @@ Status open_scratch(Gpu& gpu) {
     RING_TRY(gpu.early_rows.open(early, s.hidden, false, kWhat));
     RING_TRY(gpu.ahead_experts.open(early * top_k, kWhat));
     RING_TRY(gpu.ahead_weights.open(early * top_k, kWhat));
+    RING_TRY(gpu.hosted.open(early * top_k * static_cast<size_t>(s.hidden)));
     result_bytes = std::max(result_bytes, tokens * (4 * experts + 6 * top_k));
     // A step of few tokens gives all it has at once, one of many as much as there is room for.
     const auto in_flight = static_cast<size_t>(gpu.rows_in_flight);

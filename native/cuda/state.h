@@ -108,6 +108,8 @@ struct Gpu {
   Graphs graphs;
   Parcel lists;  // of mix and sample
   PinnedArray<uint8_t> results;
+  // Of steps of at most limit::ahead_tokens, what the processor computes on, and its outputs.
+  PinnedArray<float> hosted;
   Status fault;  // what a function met that cannot say so
   std::string description, identity;
 
@@ -151,6 +153,9 @@ void sort_pairs(StepState& step, int experts, int pairs);
 // hits.cc: `index` is the step's.
 Status run_hits(Gpu& gpu, StepState& step, int32_t index, int32_t layer, HitRun* run);
 // mix.cc
+Status read_input(Gpu& gpu, const StepState& step, float* rows);
+Status take_outputs(Gpu& gpu, StepState& step, const int32_t* pairs, int32_t count,
+                    const float* outputs);
 Status share(Gpu& gpu, StepState& step, int32_t layer);
 Status mix(Gpu& gpu, StepState& step, int32_t layer, const ReadyExpert* experts, int32_t count);
 Status settle(Gpu& gpu, StepState& step, int32_t layer);

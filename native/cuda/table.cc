@@ -163,6 +163,20 @@ Status run_hit_layers(void* self, int32_t step, int32_t layer, HitRun* run) {
   return run_hits(of(self), of(self).steps[step], step, layer, run);
 }
 
+Status read_step_input(void* self, int32_t step, float* rows) {
+  return read_input(of(self), of(self).steps[step], rows);
+}
+Status take_step_outputs(void* self, int32_t step, const int32_t* pairs, int32_t count,
+                         const float* outputs) {
+  return take_outputs(of(self), of(self).steps[step], pairs, count, outputs);
+}
+Status free_memory(void*, uint64_t* bytes) {
+  size_t free_bytes = 0, all_bytes = 0;
+  RING_GPU(cudaMemGetInfo(&free_bytes, &all_bytes));
+  *bytes = free_bytes;
+  return {};
+}
+
 Status lend(void* self, const uint8_t* data, uint64_t bytes) {
   return of(self).lent.add(data, bytes);
 }
@@ -197,6 +211,9 @@ Backend make_table() {
   table.lend = lend;
   table.give_up = give_up_slot;
   table.run_hits = run_hit_layers;
+  table.read_input = read_step_input;
+  table.take_outputs = take_step_outputs;
+  table.free_memory = free_memory;
   return table;
 }
 

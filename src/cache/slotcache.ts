@@ -1,7 +1,7 @@
 // The cache of slots over disk: hits where they lie, misses into free slots or those of victims, in
 // waves when slots are fewer than a layer wants. One conversation with one device: it hears of uses and
 // events, and answers `place` with places and orders. Where a tier lies below the slots that are computed
-// with (below.ts), what lies there is copied, and reads go through it.
+// with (below.ts), what lies there is copied, or computed where it lies (sharing.ts), and reads go through it.
 import type { TierParts } from './below.js'
 import type { Cache, Plan } from './cache.js'
 import { Certain } from './certain.js'
@@ -10,11 +10,14 @@ import { type Expert, expertOf, nowhere, Tier } from './place.js'
 import type { CacheShape, Policy } from './policy.js'
 import { forEachLayer, tokensOf, UseField } from './records.js'
 import type { Residents } from './residents.js'
+import type { Sharing } from './sharing.js'
 import { SlotState, type SlotTable } from './slots.js'
 import { Supply } from './supply.js'
 
 /** Steps of more tokens are sweeps, and take the experts of a layer in rising index. */
 export const unorderedTokens = 128
+/** In steps of more tokens no expert is computed where it lies below. The device has the same number. */
+export const sharedTokens = 16
 /** Steps of more tokens know of some experts of the next layer that they will be wanted. */
 export const manyTokens = 16
 
@@ -32,6 +35,7 @@ export class SlotCache implements Cache {
   readonly #isNew: Uint8Array
   /** [expert of the layer in hand] whether it lies in a slot and is computed by a later call */
   readonly #waits: Uint8Array
+  readonly #sharing: Sharing | null
   #firstExpert = 0
   readonly #isWaiting = (expert: Expert): boolean => this.#waits[expert - this.#firstExpert] === 1
   /** The layer whose experts were kept or placed last. */
@@ -45,6 +49,7 @@ export class SlotCache implements Cache {
   /**
    * `scores`: [MoE layer][experts], as every layer's router had them when it last routed. `tier`: where the
    * slots lie, which makes no difference but to the places. `below`: slots in RAM that those are filled from.
+   * `sharing`: how many of a layer's experts are computed there; null: none.
    */
   constructor(
     shape: CacheShape,
@@ -53,8 +58,10 @@ export class SlotCache implements Cache {
     scores: Float32Array | null = null,
     tier: Tier = Tier.ram,
     below: TierParts | null = null,
+    sharing: Sharing | null = null,
   ) {
     this.#shape = shape
+    this.#sharing = sharing
     this.#supply = new Supply(shape, policy, counts, tier, below)
     this.#residents = this.#supply.residents
     this.#table = this.#supply.table
@@ -212,9 +219,10 @@ export class SlotCache implements Cache {
       this.#places[at] = this.#supply.placeOf(expert)
       this.#isNew[at] = 0
     }
+    if (stepTokens <= sharedTokens) this.#placeBelow(moeLayer, wanted)
     for (let at = 0; at < wanted.length; at += 1) {
       const expert = this.#expert(moeLayer, wanted[at])
-      if (this.#supply.isHeld(expert)) continue
+      if (this.#supply.isHeld(expert) || this.#places[at] !== nowhere) continue
       if (!this.#supply.demand(expert, false)) {
         this.#holdBack(moeLayer, wanted)
         return
@@ -223,6 +231,21 @@ export class SlotCache implements Cache {
       this.#isNew[at] = 1
     }
     if (this.#loadCertain(moeLayer, stepTokens)) this.#holdBack(moeLayer, wanted)
+  }
+
+  /** Some of what lies ready below is computed there, while the rest is copied. */
+  #placeBelow(moeLayer: number, wanted: Int32Array): void {
+    const sharing = this.#sharing
+    if (sharing === null) return
+    let queued = 0
+    for (let at = 0; at < wanted.length; at += 1) {
+      const expert = this.#expert(moeLayer, wanted[at])
+      if (this.isReady(expert)) continue
+      if (this.isBelow(expert)) sharing.offer(at, this.policy.chance?.(expert) ?? 0)
+      else queued += 1
+    }
+    for (const at of sharing.chosen(queued))
+      this.#places[at] = this.#supply.placeBelow(this.#expert(moeLayer, wanted[at]))
   }
 
   /**

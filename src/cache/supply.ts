@@ -112,6 +112,11 @@ export class Supply {
     return isComputable ? placeOf(this.#tier, slot) : nowhere
   }
 
+  /** Where it lies in the tier below. */
+  placeBelow(expert: Expert): Place {
+    return this.below?.placeOf(expert) ?? nowhere
+  }
+
   /** That the expert which would give way to what is read for the layer is wanted again soon; 1: none can. */
   victimChance(moeLayer: number): number {
     return this.#victimChance(this.below ?? this, moeLayer)

@@ -34,6 +34,7 @@ export interface SharedFlags {
   readonly backend: BackendWish
   readonly expertRam?: Budget
   readonly expertVram?: Budget
+  readonly cpuExperts?: 'auto' | 'off' | undefined
   /** Bytes, of an automatic budget. */
   readonly expertRamMost?: number | undefined
   readonly loadMode?: 'auto' | 'mapped' | 'direct' | undefined
@@ -138,6 +139,10 @@ export function addSharedFlags(command: Command): Command {
     option('--rope-scaling <yarn,factor>', 'extend the context by YaRN', ropeScaling),
     option('--expert-ram <size>', 'memory for experts: 96GiB, or 25% of all', budget),
     option('--expert-vram <size>', 'GPU memory for experts: a size, or a share of all', budget),
+    option(
+      '--cpu-experts <when>',
+      'with a GPU; auto: some experts that lie in RAM are computed there (default: off)',
+    ).choices(['auto', 'off']),
     option('--expert-ram-most <size>', 'no more than that, where the budget is automatic', size),
     option('--load-mode <mode>', 'how weights are read (default: auto)').choices([
       'auto',
@@ -279,6 +284,7 @@ export function wishesOf(flags: SharedFlags, sampleable?: number): EngineWishes 
     expertRam: flags.expertRam,
     expertVram: flags.expertVram,
     expertRamMost: flags.expertRamMost,
+    cpuExperts: flags.cpuExperts,
     loadMode: flags.loadMode,
     policy: flags.policy,
     prefetch: flags.prefetch,
@@ -330,6 +336,7 @@ export function idleFlags(flags: SharedFlags & Partial<DrawFlags>): string[] {
   }
   const isOnProcessor = flags.backend === 'cpu'
   idle('--expert-vram', flags.expertVram !== undefined && isOnProcessor, 'with --backend cpu')
+  idle('--cpu-experts auto', flags.cpuExperts === 'auto' && isOnProcessor, 'with --backend cpu')
   const isDiskless = flags.kvDir === undefined
   idle('--kv-disk', flags.kvDisk !== undefined && isDiskless, 'without --kv-dir')
   idle('--kv-disk-rate', flags.kvDiskRate !== undefined && isDiskless, 'without --kv-dir')

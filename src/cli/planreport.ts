@@ -50,6 +50,7 @@ function figuresOf({ fit, decode, prompt, batches, startSeconds }: Forecast) {
       hit_rate: rising(decode.hitRate),
       misses_per_token: decode.misses,
       bytes_per_token: decode.readBytes,
+      copied_per_token: decode.copiedBytes,
       compute_s: decode.computeSeconds,
       stall_s: decode.stallSeconds,
       bottleneck: decode.bottleneck,

@@ -83,6 +83,7 @@ function figureRows({ columns, wishes, subject }: Planned): string[][] {
     [],
     of('experts found in memory', ({ decode }) => percents(decode.hitRate)),
     of('read for a token', ({ decode }) => sizeText(decode.readBytes)),
+    ...(hasGpu ? [of('copied for a token', ({ decode }) => sizeText(decode.copiedBytes))] : []),
     of('tokens/s', ({ decode }) => spread(decode.tokensPerSecond, figure)),
     of('  bound by', ({ decode }) => boundText(decode)),
     of(`first token of ${count(wishes.promptTokens)}`, ({ prompt }) =>
@@ -113,7 +114,7 @@ const names: Readonly<Record<Bottleneck, string>> = {
 
 function boundText({ bottleneck, stallSeconds, computeSeconds }: DecodePlan): string {
   const share = stallSeconds / (stallSeconds + computeSeconds)
-  const of = bottleneck === 'drive' ? share : 1 - share
+  const of = bottleneck === 'drive' || bottleneck === 'link' ? share : 1 - share
   return `${names[bottleneck]}, ${Math.round(100 * of)} % of the time`
 }
 

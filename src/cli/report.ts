@@ -38,7 +38,7 @@ export function runReport(facts: RunFacts): Record<string, unknown> {
     backend: engine.backend,
     load_mode: engine.experts.loadMode,
     exact: facts.isExact,
-    reproducible: true,
+    reproducible: engine.isReproducible,
     finish_reason: facts.finishReason,
     seed: facts.seed,
     prompt_tokens: promptTokens,
@@ -65,10 +65,13 @@ function usageReport({ stats, engine, ceiling }: RunFacts): Record<string, unkno
       hits: hitsInTiers(counted, plan),
       hits_by: counted === null ? null : isDirect ? 'slots' : 'residency',
       misses: counted?.misses ?? null,
+      /** Of the hits in RAM, those that the processor computed for a GPU. */
+      cpu: isDirect ? (counted?.hosted ?? null) : 0,
       slots: slotsInTiers(plan),
       bytes_each: expertBytes,
     },
     io: ioReport(usage, plan.expertReadBytes, stats.decodeSeconds, ceiling),
+    copy: { bytes: usage?.bytesCopied ?? null, busy_s: usage?.copyBusySeconds ?? null },
     stall_s: {
       nvme: usage?.stallSeconds ?? null,
       copy: usage?.copyStallSeconds ?? null,

@@ -38,7 +38,9 @@ const machineHelp = `
   latency=100us    until a chunk begins to arrive (100us)
   chunk=2MB        what is read at once (2MB)
   depth=16         chunks under way (16)
-  copy=25GB/s      a link that what was read has to pass (none)`
+  copy=25GB/s      a link that what was read has to pass (none)
+  ram=50%          with copy: slots in RAM for so many of a layer's experts; those of --slots
+                   are then a GPU's, and what they miss is copied from there (none)`
 
 export function addSimulateFlags(command: Command): Command {
   command.addHelpText('after', machineHelp)
@@ -115,6 +117,7 @@ const machineNames = [
   'chunk',
   'depth',
   'copy',
+  'ram',
 ] as const
 
 function machine(text: string): MachineModel {
@@ -133,6 +136,10 @@ function machine(text: string): MachineModel {
     expertBytes: bytesOf(value('expert')),
     layerSeconds: secondsOf(value('compute')),
     expertShare: shareOf(value('mix', '60%')),
+    ...(given.has('ram') ? { belowShare: shareOf(value('ram')) } : {}),
+  }
+  if (given.has('ram') && !given.has('copy')) {
+    throw new InvalidArgumentError('Expected copy= beside ram=: the link that lies between.')
   }
   if (made.expertBytes / made.chunkBytes <= chunksMost) return made
   throw new InvalidArgumentError(`Expected at most ${chunksMost} chunks in an expert.`)

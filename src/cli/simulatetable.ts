@@ -27,6 +27,13 @@ function traceText(trace: Simulated): string {
     ...(results.some(({ tokens_s: rate }) => rate !== null)
       ? [block(trace, 'tokens a second', speedText), block(trace, 'share of bound', boundText)]
       : []),
+    ...(results.some(({ tiers }) => tiers !== null)
+      ? [
+          block(trace, 'found on the GPU / in RAM', tiersText),
+          block(trace, 'GB a token from the drive / over the link', bytesText(trace)),
+          block(trace, 'bound by', ({ tiers }) => tiers?.bottleneck ?? ''),
+        ]
+      : []),
   ]
   return `${[...headText(trace), ...blocks].join('\n')}\n`
 }
@@ -88,6 +95,20 @@ function boundText({ share_of_bound: share }: Result): string {
 
 function speedText({ tokens_s: rate }: Result): string {
   return rate === null ? '' : rate.toPrecision(3)
+}
+
+function tiersText({ tiers }: Result): string {
+  if (tiers === null) return ''
+  const { hits, misses } = tiers
+  const all = hits.gpu + hits.ram + misses
+  return `${percent(hits.gpu / all)} / ${percent(hits.ram / all)}`
+}
+
+function bytesText({ routing }: Simulated): Cell {
+  const tokens = Math.max(1, decodeTokensOf(routing))
+  const each = (bytes: number) => (bytes / tokens / 1e9).toPrecision(3)
+  return ({ tiers }) =>
+    tiers === null ? '' : `${each(tiers.bytes.drive)} / ${each(tiers.bytes.link)}`
 }
 
 function percent(value: number | null): string {

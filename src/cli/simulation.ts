@@ -48,7 +48,7 @@ export function simulationReport(simulated: readonly Simulated[]) {
 }
 
 function resultOf({ name, experts }: Routing, judgement: Judgement, against: AgainstLru) {
-  const { policy, scope, phase, slotsPerLayer, requests, hits, figures, lookAhead, ahead } =
+  const { policy, scope, phase, slotsPerLayer, requests, hits, figures, lookAhead, ahead, tiers } =
     judgement
   const { layerRequests, layerHits } = judgement
   return {
@@ -76,6 +76,8 @@ function resultOf({ name, experts }: Routing, judgement: Judgement, against: Aga
       ahead === null
         ? null
         : { issued: ahead.issued, used: ahead.used, wasted_per_useful: ahead.wastedPerUseful },
+    /** Where decode found its experts, what came over each way, and what it waited for most; null with one tier. */
+    tiers,
   }
 }
 

@@ -19,6 +19,7 @@ import { recall } from '../cache/learnt.js'
 import { Tier } from '../cache/place.js'
 import { createPolicy, defaultPolicy } from '../cache/policies.js'
 import type { Profile } from '../cache/profile.js'
+import { Sharing } from '../cache/sharing.js'
 import { SlotCache } from '../cache/slotcache.js'
 import { type Checkpoint, openCheckpoint } from '../model/checkpoint.js'
 import { ModelError } from '../model/error.js'
@@ -41,6 +42,7 @@ import {
 } from './layout.js'
 import { loadManifest } from './manifest.js'
 import { openProfile, type ProfileWishes } from './profilefile.js'
+import { SharedWork } from './sharedwork.js'
 import { type EngineCounters, newCounters } from './stats.js'
 import type { Stage } from './step.js'
 import { packTensors, type TensorTables } from './tables.js'
@@ -77,6 +79,11 @@ export interface OpenWishes extends DivisionWishes, ProfileWishes, KvDiskWishes 
   readonly ropeScaling?: { readonly factor: number } | undefined
   /** Which experts stay in slots: the name of a policy. */
   readonly policy?: string | undefined
+  /**
+   * auto: of experts that lie in RAM, and not on the GPU that computes, some are computed by the processor
+   * where they lie. What comes out then depends on what lies where. Absent: none are.
+   */
+  readonly cpuExperts?: 'auto' | 'off' | undefined
   /** Whether experts are read before their layers have routed; absent: auto. */
   readonly prefetch?: PrefetchMode | undefined
   /** Tokens after which the forecast learns within the step; absent: another thread does, or nobody. */
@@ -127,8 +134,10 @@ export function openModel(
   // Before anything is read: a policy or a file that does not exist is a mistake of the person.
   const profile = openProfile(checkpoint, wishes, planned.slots > 0)
   checkKvDir(wishes)
+  const sharing =
+    wishes.cpuExperts === 'auto' && planned.slotsBelow > 0 ? new Sharing(config.experts) : null
   const cacheFor = (experts: ExpertPlan) =>
-    cacheOf(checkpoint, experts, wishes, counters, scores, profile.known)
+    cacheOf(checkpoint, experts, wishes, { counters, scores, known: profile.known, sharing })
   const firstCache = cacheFor(planned)
   const isAdvised = planned.loadMode === 'mapped' && planned.slots > 0
   const recorded = wishes.scores?.ahead ?? null
@@ -160,6 +169,12 @@ export function openModel(
   const shortNote = isShort
     ? `the GPU has less memory left than it said: ${slots} experts have a slot, not ${planned.slots}`
     : null
+  const sharingNote =
+    wishes.cpuExperts !== 'auto'
+      ? null
+      : sharing === null
+        ? '--cpu-experts has no effect: no experts lie in memory below those of a GPU'
+        : 'some experts are computed by the processor: answers are not reproducible'
   const shape = forecastShape(config, distances)
   const forecast =
     mode === 'off' || foresight !== null
@@ -187,6 +202,8 @@ export function openModel(
             forecast,
           )
         : null,
+    shared:
+      sharing === null ? null : new SharedWork(sharing, counters.device, experts.expertReadBytes),
     profile: kept,
     log: new ExpertLog(counters.activity, experts),
     firstMoeLayer: config.firstMoeLayer,
@@ -200,13 +217,13 @@ export function openModel(
       ? null
       : new KvStore(wishes.kvDir, wishes, {
           device,
-          identity: identityOf(originOf(checkpoint, plan.kvType, device.identify())),
+          identity: identityOf(originOf(checkpoint, plan.kvType, computesOf(device, sharing))),
           bytesPerToken: kvBytesPerToken(config, plan.kvType),
           wake: wishes.wake ?? new Int32Array(new SharedArrayBuffer(4)),
           figures: counters.kv,
           log: wishes.log ?? (() => {}),
         })
-  const notes = [divisionNote, shortNote, manifest.note, profile.note].filter(
+  const notes = [divisionNote, shortNote, sharingNote, manifest.note, profile.note].filter(
     (note) => note !== null,
   )
   return {
@@ -229,13 +246,23 @@ export function openModel(
   }
 }
 
+/** All that bits depend on; where experts are shared, nobody knows whose they are. */
+function computesOf(device: Device, sharing: Sharing | null): string {
+  return `${device.identify()}${sharing === null ? '' : ', shared'}`
+}
+
+interface CacheParts {
+  readonly counters: EngineCounters
+  readonly scores: Float32Array
+  readonly known: Profile | null
+  readonly sharing: Sharing | null
+}
+
 function cacheOf(
   checkpoint: Checkpoint,
   plan: ExpertPlan,
   wishes: OpenWishes,
-  counters: EngineCounters,
-  scores: Float32Array,
-  known: Profile | null,
+  { counters, scores, known, sharing }: CacheParts,
 ): Cache {
   const { experts, layers, firstMoeLayer, topK } = checkpoint.config
   if (plan.slots === 0) return new MappedCache(experts, counters.layers)
@@ -249,7 +276,7 @@ function cacheOf(
   const { policy } = tierOf(plan.slots)
   if (plan.loadMode === 'mapped') return new AdvisedCache(shape, policy, counters.layers)
   const below = plan.slotsBelow === 0 ? null : tierOf(plan.slotsBelow)
-  return new SlotCache(shape, policy, counters.layers, scores, Tier[plan.tier], below)
+  return new SlotCache(shape, policy, counters.layers, scores, Tier[plan.tier], below, sharing)
 }
 
 /** The checkpoint's files with their copies: files of the same name and size in other folders. */

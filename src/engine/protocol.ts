@@ -33,6 +33,8 @@ export interface EngineFacts {
   readonly backend: BackendName
   /** Within which the same tokens give the same bits. */
   readonly instructionSet: string
+  /** Whether the same tokens give the same bits whatever lies where. */
+  readonly isReproducible: boolean
   /** Backend, instruction set and threads, for people. */
   readonly device: string
 }

@@ -159,6 +159,12 @@ export interface Usage {
   stallSeconds: number
   /** Waiting for copies to the GPU, with nothing to compute and nothing to read. */
   copyStallSeconds: number
+  /** To the GPU, and with a copy there under way. */
+  bytesCopied: number
+  copyBusySeconds: number
+  /** Experts that the processor computed for a GPU, and the time of that. */
+  hosted: number
+  hostSeconds: number
   policySeconds: number
   readerCpuSeconds: number
   checksumSeconds: number
@@ -192,6 +198,10 @@ export function readUsage({ device, layers }: EngineCounters): Usage {
     overlappedSeconds: of(Counter.overlapped_s),
     stallSeconds: of(Counter.stall_nvme_s),
     copyStallSeconds: of(Counter.stall_copy_s),
+    bytesCopied: of(Counter.bytes_copied),
+    copyBusySeconds: of(Counter.copy_busy_s),
+    hosted: of(Counter.host_experts),
+    hostSeconds: of(Counter.host_s),
     policySeconds: of(Counter.policy_s),
     readerCpuSeconds: of(Counter.reader_cpu_s),
     checksumSeconds: of(Counter.checksum_s),

@@ -18,6 +18,7 @@ import { nowhere } from '../cache/place.js'
 import type { Profile } from '../cache/profile.js'
 import type { ExpertLog } from './activity.js'
 import type { LookAhead } from './ahead.js'
+import type { SharedWork } from './sharedwork.js'
 import { countPolicy } from './stats.js'
 
 /** What a step needs besides its batch, created once. */
@@ -26,6 +27,8 @@ export interface Stage {
   readonly cache: Cache
   /** Reads experts before their layers have routed to them; null or absent: nobody does. */
   readonly ahead?: LookAhead | null
+  /** How experts are shared between a GPU and the processor; null or absent: they are not. */
+  readonly shared?: SharedWork | null
   /** Where it is kept which experts are used; null or absent: nowhere. */
   readonly profile?: Profile | null
   /** Where it is written down which experts lie in memory; null or absent: nowhere. */
@@ -54,8 +57,9 @@ const waitMs = 20
  * cancelled, failed (outcome.message says why), or lost.
  */
 export function step(stage: Stage, batch: LateBatch, outcome: Outcome): Reason {
-  const { device, ahead, stop } = stage
+  const { device, ahead, shared, stop } = stage
   const tokens = tokensOf(batch)
+  shared?.begin(tokens)
   ahead?.begin(batch, tokens)
   const id = device.begin(batch)
   ahead?.first()
@@ -77,6 +81,7 @@ export function step(stage: Stage, batch: LateBatch, outcome: Outcome): Reason {
   }
   if (reason !== Reason.lost) learn(stage, 0)
   ahead?.end()
+  shared?.end()
   const masks = reason === Reason.done ? batch.lateMasks?.() : null
   return device.sample(id, outcome, masks ?? undefined)
 }
@@ -88,6 +93,7 @@ export function step(stage: Stage, batch: LateBatch, outcome: Outcome): Reason {
 function load(stage: Stage, moeLayer: number, wanted: Int32Array, tokens: number): Int32Array {
   const untold = hear(stage, 0)
   const begin = performance.now()
+  stage.shared?.tell()
   const plan = stage.cache.place(moeLayer, wanted, tokens)
   countPolicy(stage.counters, begin)
   stage.device.stage(plan.orders)

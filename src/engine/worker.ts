@@ -6,6 +6,7 @@ import { receiveMessageOnPort, workerData } from 'node:worker_threads'
 import { probe, Reason } from '../../native/index.js'
 import { ModelError } from '../model/error.js'
 import { inventory } from '../model/inventory.js'
+import { GpuWatch } from './gpuwatch.js'
 import { TokenGrammar } from './grammarseat.js'
 import { type Listener, Loop } from './loop.js'
 import { type OpenModel, openModel } from './open.js'
@@ -28,10 +29,11 @@ function send(message: FromWorker): void {
   port.postMessage(message)
 }
 
+const tellLine = (line: string) => send({ kind: 'told', line })
+
 function open(): { model: OpenModel; recorder: TraceRecorder | null } | null {
   try {
-    const log = (line: string) => send({ kind: 'told', line })
-    const model = openModel(folder, { ...wishes, control, wake, log })
+    const model = openModel(folder, { ...wishes, control, wake, log: tellLine })
     return { model, recorder: record(model) }
   } catch (error) {
     // Anything that is not about the model is a fault of ours and shows as one.
@@ -54,6 +56,7 @@ function factsOf(model: OpenModel): EngineFacts {
     expertBytes: oneExpert,
     backend,
     instructionSet: backend === 'cpu' ? probe().instructionSet : stage.device.identify(),
+    isReproducible: (stage.shared ?? null) === null,
     device: stage.device.describe(),
   }
 }
@@ -93,6 +96,8 @@ function serve(model: OpenModel, recorder: TraceRecorder | null): void {
   const width =
     sequencesAtFirst === undefined ? null : new Width(sequencesAtFirst, model.plan.sequences)
   const loop = new Loop(model, listener, recorder, drawShare, width)
+  const watch =
+    model.backend === 'cpu' ? null : new GpuWatch(model.counters.device, model.experts, tellLine)
   let steps = 0
   for (;;) {
     const seen = Atomics.load(wake, 0)
@@ -107,6 +112,7 @@ function serve(model: OpenModel, recorder: TraceRecorder | null): void {
       continue
     }
     const reason = loop.turn()
+    watch?.look()
     if (loop.isParked) {
       Atomics.wait(wake, 0, seen, parkedMs)
       continue

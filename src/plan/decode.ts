@@ -11,7 +11,7 @@ import type { PlannedRouting } from './routing.js'
 import { type Case, type Limit, oneToken, type Speeds, speedsOf } from './speeds.js'
 
 /** What a step waits for most. */
-export type Bottleneck = 'drive' | Limit
+export type Bottleneck = 'drive' | 'link' | Limit
 
 export interface DecodePlan {
   readonly tokensPerSecond: Range
@@ -20,6 +20,8 @@ export interface DecodePlan {
   /** Of one token: experts that must be read, and their bytes. */
   readonly misses: number
   readonly readBytes: number
+  /** Of one token, what is copied to a GPU from RAM. */
+  readonly copiedBytes: number
   readonly computeSeconds: number
   readonly stallSeconds: number
   readonly bottleneck: Bottleneck
@@ -47,9 +49,10 @@ export function decodePlan(
     hitRate: { low: hits('low'), likely: hits('likely'), high: hits('high') },
     misses,
     readBytes: (misses * sizes.expertBytes) / sizes.experts,
+    copiedBytes: (moeLayers * stall.copies * sizes.expertBytes) / sizes.experts,
     computeSeconds: computing,
     stallSeconds: waiting,
-    bottleneck: waiting > computing ? 'drive' : speeds('likely').limit,
+    bottleneck: waiting > computing ? stall.by : speeds('likely').limit,
   }
 }
 
@@ -62,6 +65,8 @@ const overlapRounds = 3
 
 interface Stall extends Range {
   readonly misses: number
+  readonly copies: number
+  readonly by: 'drive' | 'link'
   /** Seconds that computing takes longer because experts are read beside it. */
   readonly lost: number
 }
@@ -74,16 +79,23 @@ function stallOf(
   routing: PlannedRouting,
   speeds: Speeds,
 ): Stall {
-  if (fit.onDrive === 0) return { low: 0, likely: 0, high: 0, misses: 0, lost: 0 }
-  const { moeLayers } = geometry
-  const slotsPerLayer = (fit.slots.ram + fit.slots.gpu) / moeLayers
+  const { moeLayers, sizes } = geometry
+  const computed = fit.isOnGpu ? fit.slots.gpu : fit.slots.ram
+  if (computed >= sizes.experts) {
+    return { low: 0, likely: 0, high: 0, misses: 0, copies: 0, by: 'drive', lost: 0 }
+  }
+  const slotsPerLayer = computed / moeLayers
+  const modelWith = (overlap: Overlap): MachineModel => ({
+    ...machineModel(geometry, machine, speeds, overlap),
+    ...waysToGpu(geometry, machine, fit),
+  })
   const of = (lookAhead: 'off' | 'auto' | 'oracle', overlap: Overlap) =>
-    rehearse(routing, slotsPerLayer, machineModel(geometry, machine, speeds, overlap), lookAhead)
+    rehearse(routing, slotsPerLayer, modelWith(overlap), lookAhead)
   let overlap = noOverlap
   const usual = hasEarlyScores(routing) ? 'auto' : 'off'
   // How much is read beside computing depends on how long both take, which depends on that.
   for (let round = 0; round < (mindsOverlap(machine) ? overlapRounds : 0); round += 1) {
-    const model = machineModel(geometry, machine, speeds, overlap)
+    const model = modelWith(overlap)
     const { stallSeconds, misses } = rehearse(routing, slotsPerLayer, model, usual)
     overlap = overlapOf(machine, misses * model.expertBytes, model.bytesPerSecond, stallSeconds)
   }
@@ -97,8 +109,21 @@ function stallOf(
     likely,
     high: scaled(Math.min(oracle.stallSeconds, likely), 'high'),
     misses: off.misses,
+    copies: off.copies,
+    by: off.isLinkBound ? 'link' : 'drive',
     lost: overlap.lostSeconds,
   }
+}
+
+/** Between a drive and a GPU that computes: the link, and the slots in RAM below its own. */
+function waysToGpu(
+  { sizes }: Geometry,
+  machine: PlannedMachine,
+  { isOnGpu, slots }: Fit,
+): Partial<MachineModel> {
+  if (!isOnGpu) return {}
+  const below = slots.ram > 0 ? { belowShare: slots.ram / sizes.experts } : {}
+  return { copyBytesPerSecond: machine.copy.value, ...below }
 }
 
 function blended(off: Rehearsed, oracle: Rehearsed): number {

@@ -1,7 +1,8 @@
 // What of a model goes where on a planned machine, by the engine's own division of memory. With a GPU whatever
-// every token needs goes there first, experts into the rest of its memory; a GPU that is too small for the
-// former is left out. Says in one sentence why a model does not fit.
+// every token needs goes there first, experts into the rest of its memory and into RAM below; a GPU that is too
+// small for the former is left out. Says in one sentence why a model does not fit.
 import { type BudgetWishes, divideMemory } from '../engine/budget.js'
+import { divideGpuMemory } from '../engine/gpubudget.js'
 import type { LayoutWishes, MemoryPlan } from '../engine/layout.js'
 import type { ModelConfig } from '../model/config.js'
 import { ModelError } from '../model/error.js'
@@ -11,7 +12,7 @@ import type { PlannedMachine } from './machine.js'
 
 export interface Fit {
   readonly memory: MemoryPlan
-  /** Experts that have a slot, at most all. */
+  /** Experts that have a slot, of each kind at most all; those in RAM may be those of the GPU as well. */
   readonly slots: { readonly ram: number; readonly gpu: number }
   readonly slotBytes: number
   /** Whether what every token needs lies in the GPU's memory. */
@@ -48,35 +49,62 @@ export function fitOf(
 
 function placed(
   config: ModelConfig,
-  { sizes, embeddingBytes }: Geometry,
+  geometry: Geometry,
   machine: PlannedMachine,
   wishes: FitWishes,
 ): Fit {
+  const { sizes } = geometry
+  const onGpu = placedOnGpu(config, geometry, machine, wishes)
+  if (onGpu !== null) return onGpu
   const { slotBytes, denseBytes, scaleBytes } = sizes
-  const divided = (from: typeof sizes, freeBytes: number) =>
-    divideMemory(config, from, wishes, freeBytes, machine.cores.value)
-  const onCard = denseBytes - embeddingBytes
-  const cardBytes = ofVram * machine.gpu.value
-  // A card takes keys and values off the memory; how many there are is decided with the memory.
-  const lighter = { ...sizes, denseBytes: embeddingBytes }
-  const beside = cardBytes > onCard ? divided(lighter, machine.ram.value) : null
-  const leftBytes = cardBytes - onCard - (beside?.plan.kvBytes ?? 0)
-  const isOnGpu = beside !== null && leftBytes >= 0
-  const { plan, experts } = isOnGpu ? beside : divided(sizes, machine.ram.value)
-  const given = isOnGpu && wishes.expertRam === undefined ? plan.kvBytes : 0
+  const { plan, experts } = divideMemory(
+    config,
+    sizes,
+    wishes,
+    machine.ram.value,
+    machine.cores.value,
+  )
   // Mapped without a budget: all lie in memory.
-  const wanted = experts.slots === 0 ? sizes.experts : experts.slots
-  const ram = Math.min(sizes.experts, wanted + Math.floor(given / slotBytes))
-  const gpu = isOnGpu ? Math.min(sizes.experts - ram, Math.floor(leftBytes / slotBytes)) : 0
+  const ram = experts.slots === 0 ? sizes.experts : experts.slots
   return {
     memory: plan,
-    slots: { ram, gpu },
+    slots: { ram, gpu: 0 },
     slotBytes,
-    isOnGpu,
-    residentBytes: {
-      ram: scaleBytes + (isOnGpu ? embeddingBytes : denseBytes + plan.kvBytes),
-      gpu: isOnGpu ? onCard + plan.kvBytes : 0,
-    },
-    onDrive: sizes.experts - ram - gpu,
+    isOnGpu: false,
+    residentBytes: { ram: denseBytes + scaleBytes + plan.kvBytes, gpu: 0 },
+    onDrive: sizes.experts - ram,
+  }
+}
+
+/** Null: there is no GPU, or it cannot have what every token needs. */
+function placedOnGpu(
+  config: ModelConfig,
+  { sizes, embeddingBytes }: Geometry,
+  machine: PlannedMachine,
+  wishes: FitWishes,
+): Fit | null {
+  if (machine.gpu.value === 0) return null
+  const free = { ram: machine.ram.value, gpu: ofVram * machine.gpu.value }
+  const { slotBytes, denseBytes, scaleBytes } = sizes
+  try {
+    // What the processor would compute for a small card is not planned: nothing else may move.
+    const movable = { embeddingBytes, headBytes: 0, mlpBytes: [] }
+    const { plan, experts } = divideGpuMemory(config, { ...sizes, ...movable }, wishes, free)
+    const { slots: gpu, slotsBelow: ram, rooms } = experts
+    const weights = denseBytes + scaleBytes
+    return {
+      memory: plan,
+      slots: { ram, gpu },
+      slotBytes,
+      isOnGpu: true,
+      residentBytes: {
+        ram: weights + rooms * slotBytes,
+        gpu: experts.denseBytes + scaleBytes + plan.kvBytes,
+      },
+      onDrive: Math.max(0, sizes.experts - ram - gpu),
+    }
+  } catch (error) {
+    if (error instanceof ModelError) return null
+    throw error
   }
 }

@@ -42,13 +42,13 @@ export function forecast(
   if ('problem' in fit) return fit
   const placed = { geometry, machine, fit, routing }
   const { promptTokens, answerTokens, batches } = wishes
-  const resident = fit.residentBytes.ram + fit.residentBytes.gpu - fit.memory.kvBytes
+  const { denseBytes, scaleBytes } = geometry.sizes
   return {
     fit,
     decode: decodePlan(geometry, machine, fit, routing, promptTokens + answerTokens / 2),
     prompt: promptPlan(placed, promptTokens),
     batches: batches.map((sequences) => batchOf(subject, machine, wishes, sequences)),
-    startSeconds: resident / (machine.drive.value * machine.drives.value),
+    startSeconds: (denseBytes + scaleBytes) / (machine.drive.value * machine.drives.value),
   }
 }
 

@@ -75,7 +75,7 @@ export function wideStep(
   tokens: number,
   positions: number,
   isOneText: boolean,
-  { wanted, loads } = crowdOf(placed, tokens),
+  { wanted, loads, copies = 0 } = crowdOf(placed, tokens),
 ): WideStep {
   const { geometry, machine, fit, routing } = placed
   const { moeLayers, topK, experts, sizes } = geometry
@@ -92,6 +92,7 @@ export function wideStep(
   const bytesRead = (which: Case) =>
     // No more can be missed than there is.
     bytes * Math.min(missesOf[routing.kind][which], experts / Math.max(loads, 1))
+  const copying = (moeLayers * copies * sizes.expertBytes) / sizes.experts / machine.copy.value
   const seconds = (which: Case) => {
     const { mix, rest } = computing(which)
     const compute = mix + rest
@@ -99,7 +100,7 @@ export function wideStep(
     // Experts are read while others are computed, and in steps of more than a few tokens also while layers route.
     const beside = tokens <= manyTokens ? mix : compute
     const share = alone === 0 ? 0 : Math.min(1, beside / alone)
-    const read = bytesRead(which) / driveRate(machine, which, share)
+    const read = Math.max(copying, bytesRead(which) / driveRate(machine, which, share))
     const lost = lostSeconds(machine, bytesRead(which), share)
     if (tokens <= manyTokens) return rest + Math.max(mix + lost, read)
     // Only experts that are certain to be wanted are read ahead.
@@ -107,13 +108,18 @@ export function wideStep(
     return Math.max(compute + lost, read) + exposed[which] * Math.min(compute + lost, read)
   }
   const { mix, rest } = computing('likely')
-  const isReading = bytes / driveRate(machine, 'likely', 0) > mix + rest
+  const reading = bytes / driveRate(machine, 'likely', 0)
+  const isWaiting = Math.max(reading, copying) > mix + rest
+  const waited = copying > reading ? 'link' : 'drive'
   return {
     seconds: { low: seconds('low'), likely: seconds('likely'), high: seconds('high') },
-    bottleneck: isReading ? 'drive' : speedsOf(geometry, machine, fit, shape, 'likely').limit,
+    bottleneck: isWaiting ? waited : speedsOf(geometry, machine, fit, shape, 'likely').limit,
   }
 }
 
 function crowdOf({ geometry, fit, routing }: Placed, tokens: number): Crowded {
-  return crowd(routing, (fit.slots.ram + fit.slots.gpu) / geometry.moeLayers, tokens)
+  const { gpu, ram } = fit.slots
+  const all = crowd(routing, (gpu + ram) / geometry.moeLayers, tokens)
+  if (!fit.isOnGpu || gpu === geometry.sizes.experts) return all
+  return { ...all, copies: crowd(routing, gpu / geometry.moeLayers, tokens).loads }
 }

@@ -17,6 +17,9 @@ export interface Rehearsed {
   /** Of those, while there was nothing to compute. */
   readonly stallSeconds: number
   readonly misses: number
+  /** Experts that were copied to a GPU, and whether the link was longer at work than the drive. */
+  readonly copies: number
+  readonly isLinkBound: boolean
 }
 
 /** Of the sequences, those that only warm. */
@@ -52,25 +55,39 @@ export function rehearse(
   const after = pastOf(rehearsal, machine)
   rehearsal.close()
   const visits = Math.max(1, tokens * layers.length)
-  const { seconds, loads } = before ?? { seconds: 0, loads: 0 }
+  const { seconds, loads, copies, linkSeconds, driveSeconds } = before ?? nothing
   const each = (after.seconds - seconds) / visits
   return {
     seconds: each,
     stallSeconds: Math.max(0, each - machine.layerSeconds),
     misses: (after.loads - loads) / visits,
+    copies: (after.copies - copies) / visits,
+    isLinkBound: after.linkSeconds - linkSeconds > after.driveSeconds - driveSeconds,
   }
 }
 
 interface Past {
   readonly seconds: number
   readonly loads: number
+  readonly copies: number
+  readonly linkSeconds: number
+  readonly driveSeconds: number
 }
+
+const nothing: Past = { seconds: 0, loads: 0, copies: 0, linkSeconds: 0, driveSeconds: 0 }
 
 function pastOf(rehearsal: Rehearsal, machine: MachineModel): Past {
   const { tokensPerSecond, shareOfBound } = rehearsal.figures(1)
-  if (tokensPerSecond === 0) return { seconds: 0, loads: 0 }
+  if (tokensPerSecond === 0) return nothing
   const seconds = 1 / tokensPerSecond
-  return { seconds, loads: (shareOfBound * seconds * machine.bytesPerSecond) / machine.expertBytes }
+  const tiers = rehearsal.tiers()
+  return {
+    seconds,
+    loads: (shareOfBound * seconds * machine.bytesPerSecond) / machine.expertBytes,
+    copies: (tiers?.bytes.link ?? 0) / machine.expertBytes,
+    linkSeconds: tiers?.busy.link ?? 0,
+    driveSeconds: tiers?.busy.drive ?? 0,
+  }
 }
 
 /** Of one step of many tokens, in one layer. */
@@ -78,6 +95,8 @@ export interface Crowded {
   /** Experts that any of the tokens wants, and those of them that have no slot. */
   readonly wanted: number
   readonly loads: number
+  /** Those that have none on a GPU that computes; absent: none does. */
+  readonly copies?: number
 }
 
 /** The first half of the steps warms. A step is at most as wide as the routing has tokens. */

@@ -8,7 +8,7 @@ import type { PlannedMachine } from './machine.js'
 export type Case = keyof Range
 
 /** What computing waits for most. */
-export type Limit = 'memory' | 'processor' | 'link' | 'gpu'
+export type Limit = 'memory' | 'processor' | 'gpu'
 
 /** Seconds of a step: of a layer with experts before them, of its shared expert, of one routed expert; of all else. */
 export interface Speeds {
@@ -54,17 +54,13 @@ export function speedsOf(
     products: geometry.productsPerPosition * positions,
   }
   const { attention, shared, expert, outer, layers, moeLayers } = geometry
-  const fromRam = onProcessor(expert, tokensPerExpert)
-  const overLink = fit.isOnGpu ? expert.bytes / machine.copy.value : Number.POSITIVE_INFINITY
-  const onCard = fit.slots.gpu / Math.max(1, fit.slots.gpu + fit.slots.ram)
   const attend = resident(attention) + resident(history)
   const isMultiplying = multiplying(expert, tokensPerExpert) > expert.bytes / memory
   return {
     attend,
     shared: resident(shared),
-    expert: (onCard * expert.bytes) / vram + (1 - onCard) * Math.min(fromRam, overLink),
+    expert: fit.isOnGpu ? expert.bytes / vram : onProcessor(expert, tokensPerExpert),
     outer: stepSeconds + resident(outer) + (layers - moeLayers) * resident(history),
-    limit:
-      onCard > 0.5 ? 'gpu' : overLink < fromRam ? 'link' : isMultiplying ? 'processor' : 'memory',
+    limit: fit.isOnGpu ? 'gpu' : isMultiplying ? 'processor' : 'memory',
   }
 }

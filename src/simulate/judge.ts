@@ -13,7 +13,7 @@ import { type Contest, isCounted } from './contest.js'
 import { plainRouters, type Routers } from './foresightrouter.js'
 import { type Figures, type MachineModel, Timeline } from './machine.js'
 import { BarePool, EnginePool, type Pool } from './pool.js'
-import { type AheadFigures, type LookAheadName, Rehearsal } from './rehearsal.js'
+import { type AheadFigures, type LookAheadName, Rehearsal, type TierFigures } from './rehearsal.js'
 import { decodeTokensOf, type Routing, type Visit, walk } from './routing.js'
 import { ScoreReader } from './scores.js'
 
@@ -27,6 +27,8 @@ export interface Judgement extends Contest {
   readonly figures: Figures | null
   /** What became of reads ahead; null where there are none. */
   readonly ahead: AheadFigures | null
+  /** What became of experts between tiers; null where there is one. */
+  readonly tiers: TierFigures | null
 }
 
 /** Warms with everything that comes before, and counts the chosen phase. */
@@ -38,11 +40,13 @@ export function judge(
 ): Judgement | Problem {
   const contender = contenderOf(routing, contest)
   if ('problem' in contender) return contender
-  if (contest.lookAhead !== undefined && machine !== null) {
+  const hasTiers = machine?.belowShare !== undefined
+  if (machine !== null && (contest.lookAhead !== undefined || hasTiers)) {
     if (!isPolicy(contest.policy)) {
-      return { problem: `${contest.policy} knows what comes, and cannot be tried with look-ahead` }
+      const how = hasTiers ? 'over slots in RAM' : 'with look-ahead'
+      return { problem: `${contest.policy} knows what comes, and cannot be tried ${how}` }
     }
-    return rehearse(routing, contest, contender, machine, routers, contest.lookAhead)
+    return rehearse(routing, contest, contender, machine, routers, contest.lookAhead ?? 'off')
   }
   const pool = poolOf(routing, contest, contender)
   const teller = new ScoreTeller(routing, contender)
@@ -61,6 +65,7 @@ export function judge(
     ...tally.counts(),
     figures: course?.figures(decodeTokensOf(routing)) ?? null,
     ahead: null,
+    tiers: null,
   }
 }
 
@@ -90,6 +95,7 @@ function rehearse(
     ...tally.counts(),
     figures: rehearsal.figures(decodeTokensOf(routing)),
     ahead: rehearsal.ahead(),
+    tiers: rehearsal.tiers(),
   }
 }
 

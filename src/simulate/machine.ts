@@ -13,6 +13,8 @@ export interface MachineModel {
   readonly depth: number
   /** Of a link that what was read has to pass before it is computed with; infinite where there is none. */
   readonly copyBytesPerSecond: number
+  /** Slots in RAM below those that are computed with, as a share of a layer's experts; absent: there are none. */
+  readonly belowShare?: number
   readonly expertBytes: number
   /** A layer with all its experts in slots. */
   readonly layerSeconds: number

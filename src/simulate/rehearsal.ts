@@ -1,10 +1,13 @@
 // Decode of a trace as the engine would go through it, in time that is computed: the engine's own cache,
 // policy and look-ahead, given the trace's routing and early scores, over a drive that serves what they
 // order. A layer first computes what precedes its experts, then its hits while the drive reads, then each
-// of the others as it lands. Prompts only warm: their reads land at once.
+// of the others as it lands. Prompts only warm: their reads land at once. With slots in RAM below, those
+// above are a GPU's, and what they miss is copied from there.
+import type { TierParts } from '../cache/below.js'
 import { type LayerCounts, newLayerCounts } from '../cache/counts.js'
-import { expertOf, nowhere, placeOf, slotOf, Tier } from '../cache/place.js'
-import type { Policy } from '../cache/policy.js'
+import { expertOf, nowhere, type Place, placeOf, Tier } from '../cache/place.js'
+import { createPolicy, defaultPolicy } from '../cache/policies.js'
+import type { CacheShape, Policy } from '../cache/policy.js'
 import { EventField, EventKind, OrderField, UseField } from '../cache/records.js'
 import { SlotCache } from '../cache/slotcache.js'
 import { Forecast, type ForecastShape, type Foresight } from '../prefetch/forecast.js'
@@ -28,6 +31,19 @@ export interface AheadFigures {
   readonly used: number
   /** Bytes read for nothing for each that was of use; null where none was. */
   readonly wastedPerUseful: number | null
+}
+
+/** What a step waits for most: an end of the way of experts, or computing. */
+export type Waits = 'drive' | 'link' | 'compute'
+
+/** Where experts lay that decode wanted, and what that asked of the ways to the GPU. */
+export interface TierFigures {
+  readonly hits: { readonly gpu: number; readonly ram: number }
+  readonly misses: number
+  readonly bytes: { readonly drive: number; readonly link: number }
+  /** Seconds in which each was at work. */
+  readonly busy: Readonly<Record<Waits, number>>
+  readonly bottleneck: Waits
 }
 
 export interface RehearsalParts {
@@ -64,6 +80,10 @@ export class Rehearsal {
   #began = 0
   #before = { demandSeconds: 0, busySeconds: 0, bytesRead: 0, bytesAhead: 0, bytesCancelled: 0 }
   #unusedBefore = 0
+  #copiesBefore = { copies: 0, busySeconds: 0 }
+  /** Seconds of computing. */
+  #computed = 0
+  readonly #tally = { hits: 0, hitsBelow: 0, misses: 0 }
 
   constructor(
     routing: Routing,
@@ -85,8 +105,13 @@ export class Rehearsal {
     const slots = Math.round(slotsPerLayer * moeLayers)
     const shape = { moeLayers, experts, topK, slots }
     const given = this.#reader === null ? null : this.#scores
-    this.#cache = new SlotCache(shape, policy, this.#counts, given)
-    for (let slot = 0; slot < shape.slots; slot += 1) this.#settleOne(EventKind.touched, -1, slot)
+    const below = tierBelow(shape, machine)
+    const tier = below === null ? Tier.ram : Tier.gpu
+    this.#cache = new SlotCache(shape, policy, this.#counts, given, tier, below)
+    for (let slot = 0; slot < shape.slots; slot += 1)
+      this.#settleOne(EventKind.touched, -1, placeOf(tier, slot))
+    for (let slot = 0; slot < (below?.shape.slots ?? 0); slot += 1)
+      this.#settleOne(EventKind.touched, -1, placeOf(Tier.ram, slot))
     const distances = (this.#reader?.ahead ?? []).filter((distance) => distance < moeLayers)
     // Who knows what comes sees as far as the engine's routers do.
     this.#distances =
@@ -113,7 +138,7 @@ export class Rehearsal {
     const before = (hits[moeLayer] ?? 0) - (aheadHits[moeLayer] ?? 0)
     this.#tellScores(visit)
     if (visit.isPrompt) this.#warm(visit)
-    else this.#layer(visit)
+    else this.#decode(visit)
     return (hits[moeLayer] ?? 0) - (aheadHits[moeLayer] ?? 0) - before
   }
 
@@ -122,6 +147,22 @@ export class Rehearsal {
     return {
       tokensPerSecond: this.#now === 0 ? 0 : tokens / this.#now,
       shareOfBound: this.#now === 0 ? 0 : readSeconds / this.#now,
+    }
+  }
+
+  /** Of the decode part; null where there is one tier. */
+  tiers(): TierFigures | null {
+    const { belowShare, expertBytes } = this.#machine
+    if (belowShare === undefined) return null
+    const { link, busySeconds, bytesRead } = this.#drive
+    const busy = { drive: busySeconds, link: link.busySeconds, compute: this.#computed }
+    const waits = ['drive', 'link', 'compute'] as const
+    return {
+      hits: { gpu: this.#tally.hits - this.#tally.hitsBelow, ram: this.#tally.hitsBelow },
+      misses: this.#tally.misses,
+      bytes: { drive: bytesRead, link: link.copies * expertBytes },
+      busy,
+      bottleneck: waits.reduce((most, one) => (busy[one] > busy[most] ? one : most)),
     }
   }
 
@@ -139,6 +180,17 @@ export class Rehearsal {
 
   close(): void {
     this.#reader?.close()
+  }
+
+  #decode(visit: Visit): void {
+    const { hits, hitsBelow, misses } = this.#counts
+    const { moeLayer } = visit
+    const of = (counts: Float64Array) => counts[moeLayer] ?? 0
+    const before = { hits: of(hits), hitsBelow: of(hitsBelow), misses: of(misses) }
+    this.#layer(visit)
+    this.#tally.hits += of(hits) - before.hits
+    this.#tally.hitsBelow += of(hitsBelow) - before.hitsBelow
+    this.#tally.misses += of(misses) - before.misses
   }
 
   #layer(visit: Visit): void {
@@ -165,7 +217,8 @@ export class Rehearsal {
 
   #place(moeLayer: number, wanted: Int32Array): Int32Array {
     // A device does not stop where nothing is missing.
-    if (this.#cache.missing(moeLayer, wanted) === 0) return new Int32Array(wanted.length)
+    if (wanted.every((index) => this.#isReady(moeLayer, index)))
+      return new Int32Array(wanted.length)
     const { places, orders } = this.#cache.place(moeLayer, wanted, 1)
     const placed = places.slice()
     this.#drive.stage(orders)
@@ -229,6 +282,8 @@ export class Rehearsal {
     this.#before = { demandSeconds, busySeconds, bytesRead, bytesAhead, bytesCancelled }
     this.#unusedBefore = this.#cache.unusedGuesses
     this.#began = this.#now
+    const { copies, busySeconds: linkSeconds } = this.#drive.link
+    this.#copiesBefore = { copies, busySeconds: linkSeconds }
     if (this.#prefetch === null) return
     this.#isOn = this.#prefetch.begin(this.#tokenIds.subarray(token, token + 1))
     if (!this.#isOn) return
@@ -250,10 +305,20 @@ export class Rehearsal {
         bytesRead: bytesRead - before.bytesRead,
         attendSeconds: this.#attendSeconds,
         expertSeconds: this.#expertSeconds,
+        ...this.#copyTimes(),
       },
       Math.max(0, bytesAhead - before.bytesAhead - wasted),
       wasted,
     )
+  }
+
+  #copyTimes() {
+    if (this.#machine.belowShare === undefined) return {}
+    const { copies, busySeconds } = this.#drive.link
+    return {
+      copyBusySeconds: busySeconds - this.#copiesBefore.busySeconds,
+      bytesCopied: (copies - this.#copiesBefore.copies) * this.#machine.expertBytes,
+    }
   }
 
   /** A prompt: wave after wave, and everything lands at once. */
@@ -266,7 +331,7 @@ export class Rehearsal {
         this.#settleOne(
           EventKind.arrived,
           orders[at + OrderField.expert] ?? -1,
-          slotOf(orders[at + OrderField.to] ?? 0),
+          (orders[at + OrderField.to] ?? 0) as Place,
         )
       }
       left = left.filter((_, at) => isWaiting[at] === 1)
@@ -305,6 +370,7 @@ export class Rehearsal {
 
   #compute(seconds: number): void {
     this.#now += seconds
+    this.#computed += seconds
     this.#drive.runUntil(this.#now)
   }
 
@@ -319,13 +385,23 @@ export class Rehearsal {
     this.#settle()
   }
 
-  #settleOne(kind: number, expert: number, slot: number): void {
+  #settleOne(kind: number, expert: number, place: Place): void {
     const event = new Int32Array(EventField.count)
     event[EventField.kind] = kind
     event[EventField.expert] = expert
-    event[EventField.to] = placeOf(Tier.ram, slot)
+    event[EventField.to] = place
     this.#cache.settle(event)
   }
+}
+
+/** Slots in RAM, where the machine has some below those of a GPU. */
+function tierBelow(shape: CacheShape, { belowShare }: MachineModel): TierParts | null {
+  if (belowShare === undefined) return null
+  const slots = Math.round(belowShare * shape.experts * shape.moeLayers)
+  const of = { ...shape, slots: Math.min(slots, shape.experts * shape.moeLayers) }
+  const policy = createPolicy(defaultPolicy, of)
+  if ('problem' in policy) throw new Error(policy.problem)
+  return { shape: of, policy }
 }
 
 /** Distances at which one who knows is asked where a trace has no early scores. */

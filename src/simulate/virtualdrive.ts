@@ -1,18 +1,20 @@
 // A drive in time that is computed: it takes the orders that a device would be given and serves them
 // chunk by chunk. Reads that somebody waits for go first; of the others only so much is under way as
 // the native reader allows, since a chunk under way is not called back. What has landed may have to
-// pass a second link before it can be computed with. Tells events as a device does, and the time of
-// each. Must not know what a layer is.
-import { placeOf, slotOf, Tier } from '../cache/place.js'
+// pass a second link before it can be computed with; where it stays in a tier below it is copied from
+// there (virtuallink.ts). Tells events as a device does, and the time of each. Must not know what a
+// layer is.
+import { nowhere, type Place, Tier, tierOf } from '../cache/place.js'
 import { EventField, EventKind, OrderField, Urgency } from '../cache/records.js'
 import type { MachineModel } from './machine.js'
+import { VirtualLink } from './virtuallink.js'
 
 /** Look-ahead bytes under way, as a share of an expert: the native reader has the same number. */
 const aheadUnderWayMost = 0.08
 
 interface Read {
   readonly expert: number
-  readonly slot: number
+  readonly to: Place
   urgency: Urgency
   /** Not asked of the drive yet, and asked for but not here. */
   bytesLeft: number
@@ -29,6 +31,8 @@ interface Chunk {
 export class VirtualDrive {
   readonly #machine: MachineModel
   readonly #aheadChunkBytes: number
+  /** From a tier below. */
+  readonly link: VirtualLink
   readonly #reads = new Map<number, Read>()
   readonly #demanded: Read[] = []
   readonly #guessed: Read[] = []
@@ -51,6 +55,7 @@ export class VirtualDrive {
 
   constructor(machine: MachineModel) {
     this.#machine = machine
+    this.link = new VirtualLink(machine.copyBytesPerSecond, machine.expertBytes)
     const most = aheadUnderWayMost * machine.expertBytes
     this.#aheadChunkBytes = Math.min(machine.chunkBytes, most)
   }
@@ -64,10 +69,16 @@ export class VirtualDrive {
     for (let at = 0; at < orders.length; at += OrderField.count) {
       const expert = orders[at + OrderField.expert] ?? -1
       const urgency = (orders[at + OrderField.urgency] ?? 0) as Urgency
+      const to = (orders[at + OrderField.to] ?? 0) as Place
+      const from = orders[at + OrderField.from] ?? nowhere
       const read = this.#reads.get(expert)
+      if (from !== nowhere || (this.link.has(expert) && read?.to !== to)) {
+        this.#copy(expert, to, urgency)
+        continue
+      }
       // What has landed, and has not been told yet, needs no other order.
-      if (read === undefined && this.#isUntold(expert)) continue
-      if (read === undefined) this.#begin(expert, slotOf(orders[at + OrderField.to] ?? 0), urgency)
+      if (read === undefined && this.#isUntold(expert, to)) continue
+      if (read === undefined) this.#begin(expert, to, urgency)
       else if (urgency === Urgency.cancel) this.#cancel(read)
       else if (urgency === Urgency.demand) this.#promote(read)
     }
@@ -92,15 +103,28 @@ export class VirtualDrive {
     return events
   }
 
-  #isUntold(expert: number): boolean {
+  #isUntold(expert: number, to: Place): boolean {
     for (let at = 0; at < this.#events.length; at += EventField.count) {
-      if (this.#events[at + EventField.expert] === expert) return true
+      const isSame = this.#events[at + EventField.expert] === expert
+      if (isSame && this.#events[at + EventField.to] === to) return true
     }
     return false
   }
 
-  #begin(expert: number, slot: number, urgency: Urgency): void {
-    const read = { expert, slot, urgency, bytesLeft: this.#machine.expertBytes, bytesUnderWay: 0 }
+  /** An order for what is filled from the tier below. */
+  #copy(expert: number, to: Place, urgency: Urgency): void {
+    if (!this.link.has(expert)) {
+      if (!this.#isUntold(expert, to)) this.link.want(expert, to, urgency, !this.#reads.has(expert))
+    } else if (urgency === Urgency.demand) {
+      this.link.promote(expert)
+    } else if (urgency === Urgency.cancel) {
+      const dropped = this.link.drop(expert)
+      if (dropped !== null) this.#record(EventKind.cancelled, expert, dropped)
+    }
+  }
+
+  #begin(expert: number, to: Place, urgency: Urgency): void {
+    const read = { expert, to, urgency, bytesLeft: this.#machine.expertBytes, bytesUnderWay: 0 }
     this.#reads.set(expert, read)
     if (urgency === Urgency.demand) this.#demand(read)
     else this.#guessed.push(read)
@@ -135,15 +159,18 @@ export class VirtualDrive {
   /** What happens next, if it does until then; else time passes. Returns whether it did. */
   #turn(time: number): boolean {
     if (this.#ask()) return true
+    this.link.begin(this.#now)
     const arrival = this.#underWay[0]?.arrival ?? Number.POSITIVE_INFINITY
     const passed = this.#passing[0]?.ready ?? Number.POSITIVE_INFINITY
-    const next = Math.min(arrival, passed)
+    const next = Math.min(arrival, passed, this.link.end)
     if (next > time || next === Number.POSITIVE_INFINITY) {
       if (time < Number.POSITIVE_INFINITY) this.#pass(Math.max(time, this.#now))
       return false
     }
+    const isCopied = this.link.end === next
     this.#pass(next)
-    if (passed <= arrival) this.#ready()
+    if (isCopied) this.#copied()
+    else if (passed <= arrival) this.#ready()
     else this.#arrive()
     return true
   }
@@ -200,7 +227,12 @@ export class VirtualDrive {
     if (read.urgency === Urgency.cancel) this.bytesCancelled += bytes
     if (read.bytesLeft + read.bytesUnderWay > 0) return
     const { copyBytesPerSecond, expertBytes, chunkBytes } = this.#machine
-    if (copyBytesPerSecond === Number.POSITIVE_INFINITY || read.urgency === Urgency.cancel) {
+    const staysBelow = this.#machine.belowShare !== undefined && tierOf(read.to) === Tier.ram
+    if (
+      staysBelow ||
+      copyBytesPerSecond === Number.POSITIVE_INFINITY ||
+      read.urgency === Urgency.cancel
+    ) {
       this.#tell(read)
       return
     }
@@ -217,14 +249,30 @@ export class VirtualDrive {
     if (passed !== undefined) this.#tell(passed.read)
   }
 
-  #tell({ expert, slot, urgency }: Read): void {
+  #copied(): void {
+    const done = this.link.finish()
+    if (done !== null) this.#record(EventKind.arrived, done.expert, done.to)
+  }
+
+  #tell({ expert, to, urgency }: Read): void {
     this.#reads.delete(expert)
     if (urgency === Urgency.demand) this.#waitedFor -= 1
-    const kind = urgency === Urgency.cancel ? EventKind.cancelled : EventKind.arrived
+    const isCancelled = urgency === Urgency.cancel
+    this.#record(isCancelled ? EventKind.cancelled : EventKind.arrived, expert, to)
+    if (!isCancelled) {
+      this.link.landed(expert)
+      return
+    }
+    // What waits for the read follows it.
+    const dropped = this.link.drop(expert)
+    if (dropped !== null) this.#record(EventKind.cancelled, expert, dropped)
+  }
+
+  #record(kind: number, expert: number, to: Place): void {
     const record = new Array<number>(EventField.count).fill(0)
     record[EventField.kind] = kind
     record[EventField.expert] = expert
-    record[EventField.to] = placeOf(Tier.ram, slot)
+    record[EventField.to] = to
     this.#events.push(...record)
   }
 }

@@ -1,8 +1,11 @@
 // Layers of the CUDA backend that run without the host, on the emulation: the bits of layers that
 // it looks after, however many experts have slots, and one graph for a token whose experts all do.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <mutex>
+#include <thread>
 #include <vector>
 
 #include "cuda/graphs.h"
@@ -170,6 +173,40 @@ RING_CASE(cuda_hits_graph, "cuda: a token whose experts all have slots is one gr
           static_cast<unsigned long long>(after.kernels - before.kernels));
 }
 
+RING_CASE(cuda_hits_pinning,
+          "cuda: memory is pinned and tokens are recorded, at the same time and not at once") {
+  const RandomModel random(kBlocksOf128);
+  Session alone(ring_backend(), random.model, Dtype::bf16, 36);
+  const Result expected = alone.run({{{4}, 0, 0}});
+  Session session(ring_backend(), random.model, Dtype::bf16, 36);
+  fill_all(session, random.model);
+  const Setting setting("RING_EMULATED_PIN_US", "300");
+  constexpr int kRanges = 4000;
+  // Whole pages: two ranges on one would be refused.
+  std::vector<uint8_t> memory((kRanges + 1) << 12);
+  const uint8_t* const pages = memory.data() + (-reinterpret_cast<uintptr_t>(memory.data()) & 4095);
+  std::atomic<bool> is_over{false};
+  int tried = 0, pinned = 0;
+  std::thread pinning([&] {
+    for (; tried < kRanges && !is_over; ++tried) {
+      const uint8_t* range = pages + (static_cast<size_t>(tried) << 12);
+      if (!session.backend().lend(session.self(), range, 1 << 12).failed()) ++pinned;
+    }
+  });
+  // Each number of tokens is recorded when it comes for the second time, or later.
+  const auto speak = [&](int tokens) { session.run_hits({{ids_of(tokens, 1), 0, 0}}); };
+  for (int round = 0; round < 8; ++round) {
+    for (int tokens = 1; tokens <= 4; ++tokens) speak(tokens);
+  }
+  is_over = true;
+  pinning.join();
+  require(tried > 0 && pinned == tried, "%d of %d ranges are pinned", pinned, tried);
+  speak(1);
+  const uint64_t before = emulated::counts().graphs;
+  require_same(session.run_hits({{{4}, 0, 0}}), expected, "recorded");
+  require(emulated::counts().graphs == before + 1, "nothing is recorded any more");
+}
+
 RING_CASE(cuda_hits_gone, "cuda: an expert whose slot is given up, or being filled, is no hit") {
   const RandomModel random(kBlocksOf128);
   Session session(ring_backend(), random.model, Dtype::bf16, 36);
@@ -214,11 +251,12 @@ RING_CASE(cuda_hits_damage, "cuda: layers by themselves report an FP8 NaN code w
 
 RING_CASE(cuda_graphs, "cuda: chains are recorded when they come again, and as many as are kept") {
   cuda::Graphs graphs;
+  std::mutex undisturbed;
   const OnGpu<int32_t> words(1);
   int puts = 0;
   const auto run = [&](int tokens) {
     const uint64_t before = emulated::counts().graphs;
-    require_ok(graphs.run({0, tokens, 256}, test_stream(), [&]() -> Status {
+    require_ok(graphs.run({0, tokens, 256}, test_stream(), undisturbed, [&]() -> Status {
       ++puts;
       RING_GPU(cudaMemsetAsync(words.data(), tokens, sizeof(int32_t), test_stream()));
       return {};
@@ -245,9 +283,10 @@ RING_CASE(cuda_graphs_refused, "cuda: what CUDA does not record runs without a g
   };
   for (int call = 0; call < 5; ++call) {
     cuda::Graphs graphs;
+    std::mutex undisturbed;
     for (int round = 0; round < 3; ++round) {
       const uint64_t before = emulated::counts().graphs;
-      require_ok(graphs.run({0, 1, 256}, test_stream(), [&]() -> Status {
+      require_ok(graphs.run({0, 1, 256}, test_stream(), undisturbed, [&]() -> Status {
         void* memory = nullptr;
         RING_GPU(cudaMemsetAsync(words.data(), round, sizeof(int32_t), test_stream()));
         if (call == 0) RING_GPU(cudaMalloc(&memory, 16));

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <vector>
 
+#include "cpu/hosted.h"
 #include "cudas.h"
 #include "cudasessions.h"
 
@@ -354,8 +355,73 @@ RING_CASE(cuda_refusals,
   require_ok(mixes(0));
 }
 
+RING_CASE(cuda_coming, "cuda: experts that are still being copied are computed as they come") {
+  for (const Format* format : {&kBlocksOf128, &kBf16}) {
+    const RandomModel random(*format);
+    const std::vector<Piece> pieces = {{ids_of(9, 1), 0, 0}, {ids_of(2, 5), 0, 20}};
+    Session expected(ring_backend(), random.model, Dtype::bf16, 36);
+    const Result whole = expected.run(pieces);
+    for (const char* delay : {"0", "300"}) {
+      const Setting setting("RING_DELAY_US", delay);
+      for (const int slots : {36, 7}) {
+        Session session(ring_backend(), random.model, Dtype::bf16, slots);
+        session.waits = false;
+        require_same(session.run(pieces, {3, slots == 7}), whole, delay);
+      }
+    }
+  }
+}
+
+RING_CASE(cuda_hosted, "cuda: experts that were computed elsewhere are added with the others") {
+  const Setting setting("RING_CUDA_KERNELS", "plain");
+  const RandomModel random(kBlocksOf128);
+  const std::vector<Piece> pieces = {{ids_of(3, 1), 0, 0}, {{7}, 0, 20}};
+  Session expected(ring_backend(), random.model, Dtype::bf16, 36);
+  Session session(ring_backend(), random.model, Dtype::bf16, 36);
+  const Result whole = expected.run(pieces);
+  Result result;
+  require_ok(session.begin(pieces));
+  HostExperts host;
+  Limits limits{};
+  limits.threads = 1;
+  require_ok(host.open(random.model, limits));
+  for (int layer = 0; layer < kLayers; ++layer) {
+    const size_t before = result.experts.size();
+    std::vector<int32_t> wanted = session.attend(layer, result);
+    if (wanted.empty()) continue;
+    const Backend& backend = session.backend();
+    const uint16_t* chosen = &result.experts[before];
+    std::vector<float> input(static_cast<size_t>(session.tokens()) * kHidden);
+    require_ok(backend.read_input(session.self(), 0, input.data()));
+    // Two of them, one from each end.
+    const std::vector<int32_t> elsewhere = {wanted.front(), wanted.back()};
+    std::vector<ReadyExpert> ready;
+    for (const int32_t expert : elsewhere)
+      ready.push_back(
+          {expert, &random.model.experts[static_cast<size_t>((layer - 1) * kExperts + expert)]});
+    require_ok(host.compute(input.data(), session.tokens(), chosen, ready.data(), 2));
+    std::vector<int32_t> pairs;
+    std::vector<float> outputs;
+    for (int32_t pair = 0; pair < session.tokens() * kTopK; ++pair) {
+      if (chosen[pair] != elsewhere[0] && chosen[pair] != elsewhere[1]) continue;
+      pairs.push_back(pair);
+      outputs.insert(outputs.end(), host.output(pair), host.output(pair) + kHidden);
+    }
+    wanted.erase(wanted.begin());
+    wanted.pop_back();
+    require_ok(backend.share(session.self(), 0, layer));
+    session.mix(layer, wanted, {});
+    require_ok(backend.take_outputs(session.self(), 0, pairs.data(),
+                                    static_cast<int32_t>(pairs.size()), outputs.data()));
+    require_ok(backend.settle(session.self(), 0, layer));
+  }
+  require_ok(session.sample(result));
+  require(result.experts == whole.experts, "it routes otherwise");
+  require_error(difference(result, whole), 2e-5, "logits");
+}
+
 RING_CASE(cuda_filling,
-          "cuda: a slot that is being filled is neither filled again nor computed with") {
+          "cuda: a slot that is being filled is not filled again, and may be computed with") {
   require_emulation();
   const Setting setting("RING_DELAY_US", "20000");
   const RandomModel random(kBlocksOf128);
@@ -369,8 +435,7 @@ RING_CASE(cuda_filling,
   uint64_t ticket = 0;
   require_ok(backend.fill(session.self(), 0, expert, weights, &ticket));
   const ReadyExpert ready = {expert, weights, 0};
-  require(backend.mix(session.self(), 0, 1, &ready, 1).code == Code::bad_argument,
-          "it is computed with");
+  require_ok(backend.mix(session.self(), 0, 1, &ready, 1));
   require(backend.fill(session.self(), 0, 0, weights, &ticket).code == Code::bad_order,
           "it is filled");
   require_ok(backend.filled(session.self(), &ticket));

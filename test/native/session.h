@@ -163,6 +163,8 @@ class Session {
   }
   ~Session() { backend_->close(self_); }
   void* self() const { return self_; }
+  // Whether experts are computed with only when their copies have been told to be done.
+  bool waits = true;
   const Backend& backend() const { return *backend_; }
 
   Status begin(const std::vector<Piece>& pieces, int step = 0) {
@@ -217,7 +219,7 @@ class Session {
         ready.push_back({wanted[first + i], &model_.experts[expert],
                          slots_ > 0 ? place(expert, wanted, first, count, layer) : -1});
       }
-      wait_for_copies();
+      if (waits) wait_for_copies();
       require_ok(backend_->mix(self_, 0, layer, ready.data(), static_cast<int32_t>(count)));
     }
   }
@@ -300,6 +302,8 @@ class Session {
     };
     do next_slot_ = (next_slot_ + 1) % slots_;
     while (is_needed(holds_[static_cast<size_t>(next_slot_)]));
+    // Nobody may fill a slot that is being filled.
+    if (!waits && holds_[static_cast<size_t>(next_slot_)] >= 0) wait_for_copies();
     uint64_t ticket = 0;
     require_ok(backend_->fill(self_, next_slot_, expert, &model_.experts[expert], &ticket));
     ++last_ticket_;

@@ -4,7 +4,8 @@
 // sanitizer sees every access, and a pointer of the host handed to a kernel is refused. Streams do
 // their work at once; with RING_DELAY_US in the environment only when somebody waits or time has
 // passed, so that whoever reuses memory too early is found out. A stream that is recorded takes
-// closures instead of doing them, and refuses what CUDA refuses then, and a little more.
+// closures instead of doing them, and refuses what CUDA refuses then, and a little more: memory
+// that is pinned by any thread meanwhile spoils it, whichever came first.
 #pragma once
 #include <math.h>
 

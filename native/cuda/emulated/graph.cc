@@ -1,6 +1,7 @@
 // Recorded streams and graphs of the emulation: works are kept instead of done, and done again and
 // again later. One stream of a thread is recorded at a time, and joins with no other.
 #include <atomic>
+#include <mutex>
 
 #include "cuda.h"
 #include "stream.h"
@@ -12,6 +13,11 @@ thread_local Stream* recorded = nullptr;
 thread_local bool is_broken = false;
 std::atomic<uint64_t> kernels{0}, graphs{0}, waits{0};
 
+// Of all threads, while one of them records or pins.
+std::mutex shared;
+int recordings = 0, pinnings = 0;
+bool is_spoilt = false;
+
 }  // namespace
 
 cudaError_t refuse_while_recording() {
@@ -19,6 +25,19 @@ cudaError_t refuse_while_recording() {
   is_broken = true;
   set_last_error(cudaErrorStreamCaptureUnsupported);
   return cudaErrorStreamCaptureUnsupported;
+}
+
+cudaError_t begin_pinning() {
+  const std::lock_guard lock(shared);
+  is_spoilt = is_spoilt || recordings > 0;
+  if (recordings > 0) return cudaErrorStreamCaptureUnsupported;
+  ++pinnings;
+  return cudaSuccess;
+}
+
+void end_pinning() {
+  const std::lock_guard lock(shared);
+  --pinnings;
 }
 
 void count_kernel(const Stream* stream) { kernels += stream->recording == nullptr ? 1 : 0; }
@@ -31,6 +50,11 @@ using namespace emulated;
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (const cudaError_t refused = refuse_while_recording()) return refused;
+  {
+    const std::lock_guard lock(shared);
+    is_spoilt = pinnings > 0 || (is_spoilt && recordings > 0);
+    ++recordings;
+  }
   recorded = stream;
   is_broken = false;
   stream->recording = new Graph;
@@ -43,6 +67,11 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   Graph* const made = stream->recording;
   recorded = nullptr;
   stream->recording = nullptr;
+  {
+    const std::lock_guard lock(shared);
+    --recordings;
+    is_broken = is_broken || is_spoilt;
+  }
   if (is_broken) {
     delete made;
     return cudaErrorStreamCaptureInvalidated;

@@ -2,9 +2,11 @@
 // device ends the program.
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <new>
+#include <thread>
 #include <vector>
 
 #include "cuda.h"
@@ -41,6 +43,12 @@ size_t memory_bytes() {
 int64_t delay_us() {
   const char* text = getenv("RING_DELAY_US");
   return text != nullptr ? strtoll(text, nullptr, 10) : -1;
+}
+
+// RING_EMULATED_PIN_US: what it takes to pin a range.
+int64_t pin_us() {
+  const char* text = getenv("RING_EMULATED_PIN_US");
+  return text != nullptr ? strtoll(text, nullptr, 10) : 0;
 }
 
 [[noreturn]] void fail(const char* what, const void* pointer) {
@@ -86,7 +94,9 @@ cudaError_t failed(cudaError_t error) {
 
 // Memory of the host that a recorded copy names must be there, and in one place, whenever it runs.
 cudaError_t check_recorded_copy(const void* host, size_t bytes) {
-  return lies_in(device().pinned, host, bytes) ? cudaSuccess : refuse_while_recording();
+  const Device& d = device();
+  const bool is_pinned = lies_in(d.pinned, host, bytes) || lies_in(d.registered, host, bytes);
+  return is_pinned ? cudaSuccess : refuse_while_recording();
 }
 
 }  // namespace
@@ -208,17 +218,21 @@ cudaError_t cudaFreeHost(void* pointer) {
 
 // By whole pages, none of them twice.
 cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned) {
-  if (const cudaError_t refused = refuse_while_recording()) return refused;
+  if (const cudaError_t refused = begin_pinning()) return refused;
   const uintptr_t first = reinterpret_cast<uintptr_t>(pointer) / kPageBytes;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(pointer) + bytes - 1) / kPageBytes + 1;
-  Device& d = device();
-  const std::lock_guard lock(d.mutex);
-  for (const auto& [base, size] : d.registered) {
-    if (base / kPageBytes < end && first < (base + size - 1) / kPageBytes + 1)
-      return failed(cudaErrorHostMemoryAlreadyRegistered);
+  bool overlaps = false;
+  {
+    Device& d = device();
+    const std::lock_guard lock(d.mutex);
+    for (const auto& [base, size] : d.registered)
+      overlaps |= base / kPageBytes < end && first < (base + size - 1) / kPageBytes + 1;
+    if (!overlaps) d.registered[reinterpret_cast<uintptr_t>(pointer)] = bytes;
   }
-  d.registered[reinterpret_cast<uintptr_t>(pointer)] = bytes;
-  return cudaSuccess;
+  // Pages are pinned one after the other, which takes its time.
+  std::this_thread::sleep_for(std::chrono::microseconds(pin_us()));
+  end_pinning();
+  return overlaps ? failed(cudaErrorHostMemoryAlreadyRegistered) : cudaSuccess;
 }
 
 cudaError_t cudaHostUnregister(void* pointer) {

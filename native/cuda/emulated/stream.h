@@ -33,6 +33,10 @@ void enqueue(Stream* stream, std::function<void()> run);
 // While this thread records a stream, the error of a call that CUDA does not allow then; the
 // recording is worth nothing any more. Else success.
 cudaError_t refuse_while_recording();
+// As that, while any thread records one; and what any thread records until `end_pinning` is worth
+// nothing.
+cudaError_t begin_pinning();
+void end_pinning();
 void count_kernel(const Stream* stream);
 void count_wait();
 void set_last_error(cudaError_t error);

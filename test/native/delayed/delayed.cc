@@ -114,6 +114,10 @@ struct Delayed {
                    static_cast<unsigned long long>(wanted.generation));
   }
 
+  void wait_for(uint64_t ticket) const {
+    for (uint64_t now = done; now < ticket; now = done) done.wait(now);
+  }
+
   void run() {
     for (;;) {
       Job job;
@@ -136,6 +140,7 @@ struct Delayed {
       }
       memcpy(job.slot + stamp_at(), &job.stamp, sizeof job.stamp);
       done.fetch_add(1, std::memory_order_release);
+      done.notify_all();
     }
   }
 };
@@ -233,8 +238,7 @@ Status mix(void* self, int32_t step, int32_t layer, const ReadyExpert* experts, 
     if (d.slots[slot].expert != expert)
       return failure(Code::bad_argument, "slot %d holds expert %d, and %d was asked for", slot,
                      d.slots[slot].expert, expert);
-    if (d.slots[slot].ticket > d.told)
-      return failure(Code::bad_argument, "slot %d is still being filled", slot);
+    d.wait_for(d.slots[slot].ticket);
     RING_TRY(d.check_stamp(slot));
     d.weights[i] = *experts[i].weights;
     for (int matrix = 0; matrix < expert_tensor::count; ++matrix)
@@ -298,6 +302,12 @@ Status run_hits(void* self, int32_t step, int32_t layer, HitRun* run) {
   return {};
 }
 
+Status free_memory(void*, uint64_t* bytes) {
+  const int64_t left = number_in("RING_DELAY_LEFT");
+  *bytes = left > 0 ? static_cast<uint64_t>(left) : uint64_t{1} << 30;
+  return {};
+}
+
 void close(void* self) {
   std::unique_ptr<Delayed> d(static_cast<Delayed*>(self));
   if (d->thread.joinable()) {
@@ -349,6 +359,9 @@ Backend make_table() {
   table.lend = lend;
   table.give_up = give_up;
   table.run_hits = run_hits;
+  table.read_input = through<&Backend::read_input>;
+  table.take_outputs = through<&Backend::take_outputs>;
+  table.free_memory = free_memory;
   return table;
 }
 

@@ -5,8 +5,9 @@
 // open: RING_DELAY_US is what a copy takes, from nothing to twice that by chance; RING_DELAY_SEED
 // belongs to the chance; RING_DELAY_LOST_AT is how manyth mix finds the memory lost, for good in
 // this backend, counted over all that are opened one after the other with that number;
-// RING_DELAY_SLOTS is how many slots there is memory for, if not all. While RING_DELAY_PINS_NOTHING
-// is set, memory that is lent is refused.
+// RING_DELAY_SLOTS is how many slots there is memory for, if not all; RING_DELAY_LEFT the bytes of
+// its memory that it says are free whenever it is asked. While RING_DELAY_PINS_NOTHING is set,
+// memory that is lent is refused.
 #pragma once
 #include "backend.h"
 

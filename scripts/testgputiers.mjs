@@ -9,7 +9,15 @@
  * too. --library FILE: another library, at small sizes; the emulation of the tests needs no GPU.
  */
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statfsSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -294,21 +302,23 @@ function requireGpu() {
   if (!existsSync(library)) throw new Stop(`${library} is not built: npm run build:gpu`)
 }
 
+/** As the driver tells it. */
+function cardName() {
+  const folder = '/proc/driver/nvidia/gpus'
+  const [first] = existsSync(folder) ? readdirSync(folder) : []
+  if (first === undefined) return 'a GPU'
+  const told = readFileSync(join(folder, first, 'information'), 'utf8')
+  return /^Model:\s*(.+)$/m.exec(told)?.[1] ?? 'a GPU'
+}
+
 function table() {
   const git = spawnSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' })
   const packed = join(root, 'COMMIT')
   const commit = existsSync(packed) ? readFileSync(packed, 'utf8') : git.stdout
-  const smi = spawnSync(
-    'nvidia-smi',
-    ['--query-gpu=name,driver_version', '--format=csv,noheader'],
-    {
-      encoding: 'utf8',
-    },
-  )
-  const card = isSmall ? basename(library) : (smi.stdout ?? '').trim().split('\n')[0]
+  const card = isSmall ? basename(library) : cardName()
   const words = [
     new Date().toISOString().slice(0, 10),
-    card || 'a GPU',
+    card,
     `commit ${commit?.trim() || 'unknown'}`,
     `${Math.round(secondsGone())} s`,
   ]

@@ -57,7 +57,8 @@ describe('experts in RAM that the processor computes', () => {
       const [off, auto] = [shared('off', '2000', prefetch), shared('auto', '2000', prefetch)]
       expect(auto.emissions).toEqual(off.emissions)
       expect(off.hosted).toBe(0)
-      expect(auto.hosted).toBeGreaterThan(auto.copies)
+      // Windows without it, for comparison, copy as ever.
+      expect(auto.hosted).toBeGreaterThan(off.copies / 4)
       expect(auto.copies).toBeLessThan(off.copies)
       expect(auto.seconds).toBeLessThan(0.8 * off.seconds)
     },

@@ -15,12 +15,12 @@ import { fromRoot, ringTiny } from './paths.js'
 const named = { RING_CUDA_LIBRARY: fromRoot('build/native/Release/ring_delayed.so') }
 const chat = tinyGoldens.find(({ golden }) => golden.name === 'chat-add')?.golden.ids ?? []
 
-const before = { ...process.env }
+const variables = { ...named, RING_DELAY_SEED: '5' }
 beforeAll(() => {
-  Object.assign(process.env, named, { RING_DELAY_SEED: '5' })
+  Object.assign(process.env, variables)
 })
 afterAll(() => {
-  process.env = before
+  for (const name of Object.keys(variables)) delete process.env[name]
 })
 
 describe('experts in RAM that the processor computes', () => {

@@ -77,9 +77,11 @@ describe('the JSON object of run', () => {
         hits: { gpu: 0, ram: number },
         hits_by: 'residency',
         misses: number,
+        cpu: 0,
         slots: { gpu: 0, ram: 0 },
         bytes_each: 98328,
       },
+      copy: { bytes: null, busy_s: null },
       io: {
         bytes_read: null,
         bytes_needed: null,

@@ -35,9 +35,11 @@ class Slots {
   SlotTable table_of(int32_t first_expert) const;
   // The expert's matrices in its slot, whole or on their way. Failure: the slot does not hold it.
   Status find(int32_t slot, int32_t expert, const Weights& weights, Mlp* out);
-  // Whether the slot's copy was still under way when it was last asked.
+  // Whether the slot's copy was still under way when it was last asked; of one that is not there,
+  // no.
   bool is_coming(int32_t slot) const {
-    return held_[static_cast<size_t>(slot)].ticket > last_filled_;
+    const auto at = static_cast<size_t>(slot);
+    return at < held_.size() && held_[at].ticket > last_filled_;
   }
   // What is given to the compute stream from now on comes behind that part of the slot's copy.
   enum class Part { gate_and_up, all };

@@ -121,7 +121,9 @@ describe.concurrent('a job that is parked', () => {
     async () => {
       await withFolder(async (folder) => {
         const job = prepared(folder, lines)
-        const words = [...job.words, '--max-batch', '8', '--journal-every', '9999s']
+        // In order, so that results are written from the beginning on: that is what tells the time.
+        const inOrder = ['--max-batch', '8', '--window', '1', '--journal-every', '9999s']
+        const words = [...job.words, ...inOrder]
         const { status, stderr } = await inTurn(() => {
           const child = started(words, environment)
           atChange(folder, 12, () => child.kill('SIGINT'))

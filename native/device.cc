@@ -4,7 +4,6 @@
 #include "device.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 #include "cpu/processor.h"
@@ -16,7 +15,6 @@ namespace ring {
 namespace {
 
 constexpr int32_t kSlotMask = (1 << limit::slot_bits) - 1;
-constexpr int64_t kMemoryEveryNs = 1'000'000'000;
 
 Status check_layout(const Layout& layout) {
   const Shape& s = layout.shape;
@@ -423,42 +421,6 @@ Reason Device::end(Step& step, Reason reason, const Status& why) {
 
 Reason Device::end(Step& step, const Status& failure) {
   return end(step, failure.code == Code::lost ? Reason::lost : Reason::failed, failure);
-}
-
-// What the reader has counted, where others can see it.
-void Device::publish_reader() {
-  if (reader_ == nullptr) return;
-  const io::ReaderCounters& c = reader_->counters();
-  const auto set = [this](int32_t counter, double value) { counters_[counter] = value; };
-  set(counter::bytes_wanted, static_cast<double>(c.bytes_wanted.load()));
-  set(counter::bytes_landed, static_cast<double>(c.bytes_landed.load()));
-  set(counter::bytes_ahead, static_cast<double>(c.bytes_ahead.load()));
-  set(counter::bytes_cancelled, static_cast<double>(c.bytes_cancelled.load()));
-  set(counter::drive_busy_s, static_cast<double>(c.busy_ns.load()) * 1e-9);
-  set(counter::drive_depth_s, static_cast<double>(c.depth_ns.load()) * 1e-9);
-  set(counter::reader_cpu_s, static_cast<double>(c.cpu_ns.load()) * 1e-9);
-  set(counter::checksum_s, static_cast<double>(c.checksum_ns.load()) * 1e-9);
-  set(counter::retries, static_cast<double>(c.retries.load()));
-  set(counter::failures, static_cast<double>(c.failures.load()));
-  set(counter::mismatches, static_cast<double>(c.mismatches.load()));
-  set(counter::slots_touched, slots_->touched());
-  set(counter::slots_locked, slots_->locked());
-  set(counter::bytes_copied, static_cast<double>(slots_->bytes_copied()));
-  set(counter::copy_busy_s, static_cast<double>(slots_->copy_busy_ns()) * 1e-9);
-  set(counter::bytes_pinned, static_cast<double>(slots_->bytes_pinned()));
-  set(counter::pin_s, static_cast<double>(slots_->pin_ns()) * 1e-9);
-  set(counter::bytes_lent, static_cast<double>(slots_->bytes_lent()));
-}
-
-// What the backend's memory has left, for whoever watches it; asking takes its time.
-void Device::publish_memory() {
-  if (backend_->free_memory == nullptr) return;
-  const int64_t now = std::chrono::steady_clock::now().time_since_epoch().count();
-  if (memory_asked_ns_ != 0 && now - memory_asked_ns_ < kMemoryEveryNs) return;
-  memory_asked_ns_ = now;
-  uint64_t bytes = 0;
-  if (backend_->free_memory(compute_, &bytes).failed()) return;  // whoever computes next says why
-  counters_[counter::gpu_free_bytes] = static_cast<double>(bytes);
 }
 
 bool Device::is_cancelled(const Step& step) const {

@@ -270,7 +270,7 @@ class Device {
   HostExperts host_;
   std::vector<float> host_input_, host_outputs_;
   std::vector<int32_t> host_pairs_;
-  int64_t memory_asked_ns_ = 0;  // when the backend's free memory was last asked for
+  double memory_asked_s_ = 0;  // when the backend's free memory was last asked for
   Step steps_[limit::steps_open];
   int32_t next_serial_ = 1;
 };
